@@ -1,0 +1,172 @@
+"""The deployable folder: model.safetensors, vocab.txt and model.json, which holds the sha256 of the others."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from semires_trainer.atomic import sync_directory
+from semires_trainer.errors import WeightsError
+from semires_trainer.models.lavt import LAVT, LAVTConfig
+from semires_trainer.models.text import TextConfig
+from semires_trainer.models.weights import fill, read_safetensors
+
+SCHEMA_VERSION = 1
+MODEL_FILE = "model.json"
+TENSOR_FILE = "model.safetensors"
+VOCAB_FILE = "vocab.txt"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """What a user of the model must know besides its weights."""
+
+    image_size: int
+    """Images are resized to this many pixels squared."""
+    max_tokens: int
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Where the weights come from: free text and numbers, JSON only."""
+    vocab: Path | None = None
+    """The vocabulary the model was trained with; None if it must be given."""
+
+
+@contextlib.contextmanager
+def publish_directory(path: Path) -> Iterator[Path]:
+    """Yield a new folder to fill; on success it is synced and takes the place of `path`, else it vanishes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    temporary = path.with_name(f".{path.name}.{token}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        sync_directory(temporary)
+        _exchange(temporary, path, token)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _exchange(temporary: Path, path: Path, token: str) -> None:
+    """POSIX replaces only empty folders: an old one steps aside first and is removed last."""
+    retired = path.with_name(f".{path.name}.{token}.old")
+    if path.exists():
+        os.rename(path, retired)
+    os.rename(temporary, path)
+    sync_directory(path.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def save_model(folder: Path, model: LAVT, info: ModelInfo) -> None:
+    """Write the deployable folder, replacing an older one as a whole. Weights keep their precision."""
+    with publish_directory(folder) as temporary:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, temporary / TENSOR_FILE, metadata={"format": "pt"})
+        if info.vocab is not None:
+            _copy_vocab(info.vocab, temporary / VOCAB_FILE)
+        description = {
+            "schemaVersion": SCHEMA_VERSION,
+            "architecture": architecture_of(model.config),
+            "imageSize": info.image_size,
+            "maxTokens": info.max_tokens,
+            "provenance": dict(info.provenance),
+            "sha256": {file.name: _digest(file) for file in sorted(temporary.iterdir())},
+        }
+        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+        (temporary / MODEL_FILE).write_text(text, encoding="utf-8")
+
+
+def _copy_vocab(source: Path, destination: Path) -> None:
+    try:
+        shutil.copyfile(source, destination)
+    except OSError as error:
+        raise WeightsError(f"cannot read the vocabulary {source}: {error.strerror}", field="vocab") from error
+
+
+def load_model(folder: Path) -> tuple[LAVT, ModelInfo]:
+    """The model of a deployable folder, on the CPU and in eval mode, after its checksums were verified.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or the tensors do not fit the architecture in model.json.
+    """
+    description = _read_description(folder)
+    for name, digest in description["sha256"].items():
+        _verify(folder / name, digest)
+    try:
+        config = config_of(description["architecture"], image_size=int(description["imageSize"]))
+        vocab = folder / VOCAB_FILE
+        info = ModelInfo(
+            image_size=config.image_size,
+            max_tokens=int(description["maxTokens"]),
+            provenance=dict(description["provenance"]),
+            vocab=vocab if vocab.is_file() else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / MODEL_FILE} does not describe a model: {error!r}") from error
+    with torch.random.fork_rng(devices=[]):
+        model = LAVT(config)
+    path = folder / TENSOR_FILE
+    fill(model, read_safetensors(path, field=""), where=str(path), field="")
+    return model.eval(), info
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / MODEL_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version, listed = description["schemaVersion"], description["sha256"]
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{folder} is no model folder: it has no {MODEL_FILE}",
+            remedy="Give the folder 'model' of a run, or convert an official file with 'semires convert'",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} does not describe a model: {error!r}") from error
+    if version != SCHEMA_VERSION or not isinstance(listed, dict) or TENSOR_FILE not in listed:
+        raise WeightsError(
+            f"{path}: schemaVersion {version!r} is not {SCHEMA_VERSION}, or it lists no {TENSOR_FILE}"
+        )
+    return dict(description)
+
+
+def _verify(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing", remedy="Copy the whole model folder again")
+    if _digest(path) != digest:
+        raise WeightsError(
+            f"{path} is damaged: its sha256 is not {digest}", remedy="Copy the whole model folder again"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def architecture_of(config: LAVTConfig) -> dict[str, Any]:
+    """JSON of the shape of the network (without the image size, which is no part of it)."""
+    fields = dataclasses.asdict(config)
+    del fields["image_size"]
+    return fields
+
+
+def config_of(architecture: Mapping[str, Any], *, image_size: int) -> LAVTConfig:
+    """Inverse of `architecture_of`; raises TypeError or ValueError where it is not one."""
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in architecture.items()
+    }
+    fields["text"] = TextConfig(**architecture["text"])
+    return LAVTConfig(**fields, image_size=image_size)

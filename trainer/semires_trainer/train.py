@@ -1,0 +1,195 @@
+"""The training loop, the same for burn-in and mutual learning. What a step computes is in steps.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semires_trainer.checkpoint import Progress, Stage, TrainingState
+from semires_trainer.distributed import World
+from semires_trainer.errors import DivergedError
+from semires_trainer.optim import set_learning_rate
+from semires_trainer.signals import StopFlag, StopRequested
+from semires_trainer.telemetry import Reporter
+
+STAGE_NUMBERS: Mapping[Stage, int] = {"burn-in": 0, "train": 1}
+
+
+class Step(Protocol):
+    """What one optimizer step does besides the optimizer."""
+
+    def compute_gradients(self, micro_batches: list[Any], *, step: int) -> dict[str, Tensor]:
+        """Forward and backward; leaves averaged gradients and returns this rank's share of each value ("loss" first)."""
+        ...
+
+    def follow_student(self) -> None:
+        """Called after each update (mean teacher)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One stage: how long, over what, and what happens at its epoch ends."""
+
+    name: Stage
+    first_step: int
+    """Steps of the run before this stage, for metrics and checkpoint names."""
+    total_steps: int
+    steps_per_epoch: int
+    images_per_step: int
+    """Images of the global batch, labelled and unlabelled."""
+    learning_rate: Callable[[int], float]
+    batches: Callable[[int], Iterator[list[Any]]]
+    """Micro-batches of this rank for each step, from a given step on."""
+    step: Step
+    evaluate: Callable[[], float]
+    """oIoU in percent on the selection split, of the model that is selected."""
+    publish_best: Callable[[Progress], None]
+    """Keep the selected model's weights: the last evaluation was the best so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """When to save, when to stop early, what to do about a loss that is not finite."""
+
+    seed: int
+    checkpoint_interval_steps: int | None
+    """Steps between checkpoints; None: at epoch ends only."""
+    patience: int | None
+    """Epochs without a better oIoU before the stage ends; None: never."""
+    nan_policy: str
+    """Stop, Skip or RollBack."""
+    nan_limit: int
+    """Steps that may be left out before the run counts as diverged."""
+    log_interval_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shell:
+    """What the loop needs of the outside world."""
+
+    world: World
+    reporter: Reporter
+    stop: StopFlag
+    save: Callable[[TrainingState], str]
+    """Write a checkpoint; returns a sentence naming it."""
+    restore: Callable[[TrainingState], bool]
+    """Load the newest checkpoint of this stage; False if there is none."""
+
+
+class _RollBack(Exception):
+    """The state was set back to a checkpoint; steps go on from there."""
+
+
+def train_stage(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
+    """Run a stage from `state.progress` to its end. Raises StopRequested (after saving) and DivergedError."""
+    with shell.reporter.stage(
+        plan.name, plan.total_steps, done=state.progress.step, samples_per_unit=plan.images_per_step
+    ):
+        while True:
+            try:
+                run_steps(plan, state, policy, shell)
+                return
+            except _RollBack:
+                continue
+
+
+def run_steps(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
+    """The loop. Everything random in a step is seeded by (seed, stage, step, rank), so it can start at any step."""
+    batches = plan.batches(state.progress.step)
+    while True:
+        evaluate_if_due(plan, state, shell)
+        if is_finished(plan, policy, state.progress):
+            break
+        step = state.progress.step
+        micro_batches = next(batches)
+        seed_step(policy.seed, plan.name, step, shell.world.rank)
+        set_learning_rate(state.optimizer, plan.learning_rate(step))
+        values = sum_over_ranks(plan.step.compute_gradients(micro_batches, step=step), shell)
+        if math.isfinite(values["loss"]) and step not in state.progress.skipped_steps:
+            state.optimizer.step()
+            plan.step.follow_student()
+        else:
+            leave_out_step(plan, state, policy, shell)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.progress = replace(state.progress, step=step + 1)
+        report_step(plan, step, values, policy, shell)
+        if values["stop"]:
+            raise StopRequested(shell.stop.exit_code, shell.save(state))
+        if policy.checkpoint_interval_steps and (step + 1) % policy.checkpoint_interval_steps == 0:
+            shell.save(state)
+    state.progress = replace(state.progress, finished=True)
+
+
+def evaluate_if_due(plan: StagePlan, state: TrainingState, shell: Shell) -> None:
+    """At an epoch end that was not evaluated yet (also after a resume): evaluate, keep the best, save."""
+    before = state.progress
+    if before.step == 0 or before.step % plan.steps_per_epoch or before.evaluated_step == before.step:
+        return
+    oiou = plan.evaluate()
+    state.progress = before.with_evaluation(oiou)
+    shell.reporter.log_metrics(plan.first_step + before.step, {f"{plan.name}/val_oiou": oiou})
+    if state.progress.best_step == before.step:
+        plan.publish_best(state.progress)
+    shell.save(state)
+    epoch = before.step // plan.steps_per_epoch
+    shell.reporter.message(
+        f"Epoch {epoch} of {plan.name}: oIoU {oiou:.2f} on the selection split, best {state.progress.best_oiou:.2f}.",
+        epoch=epoch,
+        oiou=oiou,
+    )
+
+
+def is_finished(plan: StagePlan, policy: Policy, progress: Progress) -> bool:
+    """All steps done, or no better oIoU for `patience` epochs (equal on all ranks: the metric is)."""
+    out_of_patience = policy.patience is not None and progress.epochs_without_gain >= policy.patience
+    return progress.step >= plan.total_steps or out_of_patience
+
+
+def seed_step(seed: int, stage: Stage, step: int, rank: int) -> None:
+    """Make dropout and drop-path of this step a function of (seed, stage, step, rank)."""
+    entropy = np.random.SeedSequence([seed, STAGE_NUMBERS[stage], step, rank])
+    torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+
+
+def sum_over_ranks(values: Mapping[str, Tensor], shell: Shell) -> dict[str, float]:
+    """Sum each value, and who was asked to stop, over the ranks: one all-reduce and one transfer to the host."""
+    stop = torch.tensor(float(shell.stop.signal_number > 0), dtype=torch.float64, device=shell.world.device)
+    stacked = torch.stack([*(value.detach().double() for value in values.values()), stop])
+    return dict(zip([*values, "stop"], shell.world.sum(stacked).tolist(), strict=True))
+
+
+def leave_out_step(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
+    """Apply the NaN policy: the optimizer has not stepped. All ranks see the same summed loss and do the same."""
+    step = state.progress.step
+    if step in state.progress.skipped_steps:
+        return
+    skipped = (*state.progress.skipped_steps, step)
+    if policy.nan_policy == "Stop" or len(skipped) > policy.nan_limit:
+        raise DivergedError(
+            f"the loss of {plan.name} step {step} is not finite ({len(skipped) - 1} steps left out before)",
+            field="spec.training.nanPolicy",
+            remedy="Lower spec.training.learningRate, set precision: FP32, or allow Skip or RollBack with a limit",
+        )
+    shell.reporter.warning(f"The loss of {plan.name} step {step} is not finite; the step is left out.", step=step)
+    if policy.nan_policy == "RollBack" and shell.restore(state):
+        state.progress = replace(state.progress, skipped_steps=skipped)
+        state.optimizer.zero_grad(set_to_none=True)
+        raise _RollBack
+    state.progress = replace(state.progress, skipped_steps=skipped)
+
+
+def report_step(plan: StagePlan, step: int, values: Mapping[str, float], policy: Policy, shell: Shell) -> None:
+    """Advance the progress bar; log all values each `log_interval_steps` steps."""
+    epoch = step // plan.steps_per_epoch + 1
+    shell.reporter.advance(epoch=epoch, epochs=plan.total_steps // plan.steps_per_epoch, loss=values["loss"])
+    if (step + 1) % policy.log_interval_steps == 0:
+        logged = {f"{plan.name}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        logged[f"{plan.name}/learning_rate"] = plan.learning_rate(step)
+        shell.reporter.log_metrics(plan.first_step + step + 1, logged)
