@@ -1,9 +1,9 @@
 """Training checkpoints: one directory per step, written whole, verified before use.
 
     checkpoints/step-00000120/
-        student.safetensors  teacher.safetensors  optimizer.safetensors    tensors by name
-        state.json                                                         stage, step, best metric, policies' counters
-        manifest.json                                                      sha256 and size of the others; written last
+        student.safetensors  teacher.safetensors  optimizer.safetensors
+        state.json          stage, step, best metric, counters of the policies
+        manifest.json       sha256 and size of the others; written last
 
 A directory is written beside its final name, synced and renamed, so a final name is always whole. Randomness needs no
 state: every draw is a function of (seed, stage, step, rank).
@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -86,7 +86,7 @@ class TrainingState:
 def optimizer_tensors(state: TrainingState) -> dict[str, Tensor]:
     """The optimizer's tensors as `<parameter>/<key>`, e.g. `decoder.conv.weight/exp_avg`."""
     return {
-        f"{state.parameter_names[parameter]}/{key}": value
+        f"{state.parameter_names[cast('nn.Parameter', parameter)]}/{key}": value
         for parameter, values in state.optimizer.state.items()
         for key, value in values.items()
     }
@@ -105,7 +105,7 @@ def restore_optimizer(state: TrainingState, tensors: Mapping[str, Tensor]) -> No
 
 
 def save_checkpoint(root: Path, state: TrainingState, *, number: int) -> Path:
-    """Write `root/step-<number>` atomically and return it. An existing one of the same number is kept: same step, same state."""
+    """Write `root/step-<number>` atomically and return it; an existing valid one is kept: same step, same state."""
     final = root / f"step-{number:08d}"
     if final.exists() and is_valid(final):
         return final
@@ -192,7 +192,8 @@ def read_progress(folder: Path, *, identity: str) -> Progress:
     content = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if content.pop("schemaVersion") != SCHEMA_VERSION:
         raise WeightsError(
-            f"{folder} was written by another version", remedy="Use the version that wrote it, or start in another output"
+            f"{folder} was written by another version",
+            remedy="Use the version that wrote it, or start in another output",
         )
     found = content.pop("identity")
     if found != identity:
@@ -240,5 +241,3 @@ def prune_checkpoints(root: Path, *, keep_last: int, keep: Sequence[Path] = (), 
 def number_of(folder: Path) -> int:
     """The step number in a checkpoint's name."""
     return int(folder.name.removeprefix("step-"))
-
-

@@ -7,10 +7,11 @@ This is the one module of the trainer that the operator imports. The sections li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from semires_trainer.presets import BY_PATH, HYPERPARAMETERS, PRESET_NAMES, PresetName
 from semires_trainer.spec.cluster import (
@@ -24,9 +25,19 @@ from semires_trainer.spec.cluster import (
     Resources,
     Storage,
 )
-from semires_trainer.spec.data import SPLITS, Dataset, Felzenszwalb, Labeled, Precomputed, Proposals, Sam
+from semires_trainer.spec.data import (
+    SPLITS,
+    Dataset,
+    DatasetName,
+    Felzenszwalb,
+    Generator,
+    Labeled,
+    Precomputed,
+    Proposals,
+    Sam,
+)
 from semires_trainer.spec.explain import config_error
-from semires_trainer.spec.model import THRESHOLDS, Dimensions, Model, Pwa, Refinement, TextDimensions
+from semires_trainer.spec.model import THRESHOLDS, Dimensions, Model, Pwa, Refinement, Strategy, TextDimensions
 from semires_trainer.spec.resolve import (
     resolve_dataset,
     resolve_model,
@@ -50,7 +61,20 @@ from semires_trainer.spec.resolved import (
     ResolvedTraining,
 )
 from semires_trainer.spec.scalars import RANGE_KEY, Section, Text, Uri, contradiction
-from semires_trainer.spec.training import Batch, Checkpointing, Jitter, Training
+from semires_trainer.spec.training import (
+    Batch,
+    BurnInAugmentation,
+    Checkpointing,
+    Device,
+    Jitter,
+    LrHorizon,
+    Mixture,
+    ModelSelection,
+    NanPolicy,
+    Precision,
+    StrongNormalization,
+    Training,
+)
 
 __all__ = [
     "API_VERSION",
@@ -61,20 +85,29 @@ __all__ = [
     "SPLITS",
     "THRESHOLDS",
     "Batch",
+    "BurnInAugmentation",
     "Cache",
     "Checkpointing",
     "Cluster",
     "Dataset",
+    "DatasetName",
+    "Device",
     "Dimensions",
     "FailurePolicy",
     "FailureRule",
     "Felzenszwalb",
+    "Generator",
     "HealthPolicy",
     "Jitter",
     "Labeled",
+    "LrHorizon",
     "Metadata",
+    "Mixture",
     "Model",
+    "ModelSelection",
+    "NanPolicy",
     "Pod",
+    "Precision",
     "Precomputed",
     "Preflight",
     "PresetName",
@@ -97,6 +130,8 @@ __all__ = [
     "SemiRESJob",
     "Spec",
     "Storage",
+    "Strategy",
+    "StrongNormalization",
     "TextDimensions",
     "Training",
     "cluster_only_fields",
@@ -110,6 +145,8 @@ __all__ = [
 API_VERSION = "semires.dev/v1alpha1"
 KIND = "SemiRESJob"
 MAX_NAME_LENGTH = 45
+BY_PRESET = " Default by preset: "
+NAME_PATTERN = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 
 CLUSTER_ONLY_FIELDS: tuple[str, ...] = (
     "storage.credentialsSecret",
@@ -119,10 +156,23 @@ CLUSTER_ONLY_FIELDS: tuple[str, ...] = (
 """Paths below `spec` that only a cluster reads; `semires run` ignores them and says so."""
 
 
+def _name_in_words(value: object) -> object:
+    """Say in words what the pattern of a name means."""
+    if isinstance(value, str) and not NAME_PATTERN.fullmatch(value[: MAX_NAME_LENGTH + 1]):
+        remedy = "use lower-case letters, digits and dashes, a letter first and no dash last"
+        raise contradiction("", f'"{value[:60]}" is not a valid name', remedy)
+    if isinstance(value, str) and len(value) > MAX_NAME_LENGTH:
+        problem = f'"{value[:60]}" has {len(value)} characters'
+        raise contradiction("", problem, f"shorten it to {MAX_NAME_LENGTH}: pods get a longer name")
+    return value
+
+
 class Metadata(Section):
     """Name of the job, and labels and annotations as in Kubernetes."""
 
-    name: Annotated[Text, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_NAME_LENGTH)]
+    name: Annotated[
+        Text, BeforeValidator(_name_in_words), Field(pattern=NAME_PATTERN.pattern, max_length=MAX_NAME_LENGTH)
+    ]
     """Name: lower-case letters, digits and dashes, starting with a letter, at most 45 characters."""
     namespace: Annotated[Text, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] | None = None
     """Namespace on a cluster; ignored by `semires run`."""
@@ -242,11 +292,19 @@ def json_schema() -> dict[str, Any]:
     schema = SemiRESJob.model_json_schema(by_alias=True)
     for definition in schema["$defs"].values():
         for node in definition.get("properties", {}).values():
+            # pydantic leaves out a field's description where it equals that of the section it refers to
+            if "description" not in node:
+                node["description"] = _section_description(schema, node)
             interval = _take_range(node)
             if interval:
                 node["description"] += f" Decimal in {interval}, in quotes."
     _describe_presets(schema, schema["$defs"]["Spec"], "")
     return schema
+
+
+def _section_description(schema: dict[str, Any], node: dict[str, Any]) -> str:
+    target = node["$ref"].removeprefix("#/$defs/")
+    return str(schema["$defs"][target]["description"])
 
 
 def _take_range(node: Any) -> str:
@@ -268,7 +326,7 @@ def _describe_presets(schema: dict[str, Any], definition: dict[str, Any], path: 
         if place in BY_PATH:
             row = BY_PATH[place]
             values = ", ".join(f"{name} {written(row.value(name))}" for name in PRESET_NAMES)
-            node["description"] += f" Default by preset: {values}."
+            node["description"] += f"{BY_PRESET}{values}."
         target = node.get("$ref", "").removeprefix("#/$defs/")
         if target:
             _describe_presets(schema, schema["$defs"][target], place)

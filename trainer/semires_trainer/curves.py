@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,20 @@ Records = Sequence[Mapping[str, Any]]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BURN_IN = "burn-in"
+OIOU = "val_oiou"
+LOSSES = {
+    "loss": "total",
+    "supervised": "supervised",
+    "sam": "pseudo-labels matched by proposals",
+    "pwa": "pseudo-labels weighted by pixel (PWA)",
+}
+SHARES = {
+    "matched_share": "matched by proposals",
+    "labeled_helped_share": "correction helped (labelled data)",
+    "labeled_hurt_share": "correction hurt (labelled data)",
+    "pseudo_foreground_share": "foreground pixels of pseudo-labels",
+}
+"""Metrics that are drawn, named `<stage>/<name>` in metrics.jsonl, with the words of the legend."""
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -37,11 +51,10 @@ STYLE: dict[Any, Any] = {
 
 
 def write_training_curves(records: Records, path: Path, *, title: str = "") -> None:
-    """Draw loss, oIoU, shares of the refinement and learning rate over steps, as PNG, atomically; same
-    records, same bytes.
+    """Draw loss, oIoU, shares of the refinement and learning rate over steps as PNG, atomically.
 
-    Metrics are recognised by name (metrics_log.METRICS): `loss/...`, `oiou/...`, `refine/...`,
-    `learning_rate`.
+    Same records, same bytes. Metrics that were not logged leave their picture empty; oIoU is in percent,
+    shares are in 0..1.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -84,22 +97,10 @@ def _burn_in_end(records: Records, last: int) -> int:
     return end if end < last else 0
 
 
-def _names(records: Records, wanted: Callable[[str], bool]) -> dict[str, list[str]]:
-    """Metrics by what follows the stage, in order of first appearance: {'loss': ['burn-in/loss',
-    'train/loss']}.
-    """
-    seen = dict.fromkeys(name for record in records for name in record if "/" in name)
-    grouped: dict[str, list[str]] = {}
-    for name in seen:
-        short = name.split("/", 1)[1]
-        if wanted(short):
-            grouped.setdefault(short, []).append(name)
-    return grouped
-
-
-def _label(short: str, word: str) -> str:
-    """`short` without the word that the title says already: 'loss_pwa' -> 'pwa', 'loss' -> 'total'."""
-    return " ".join(part for part in short.replace("_", "/").split("/") if part != word) or "total"
+def _of(records: Records, short: str) -> list[str]:
+    """Metrics called `short` in any stage, in order of first appearance: ['burn-in/loss', 'train/loss']."""
+    seen = dict.fromkeys(name for record in records for name in record)
+    return [name for name in seen if name.partition("/")[2] == short]
 
 
 def smooth(values: Sequence[float], weight: float) -> list[float]:
@@ -112,9 +113,7 @@ def smooth(values: Sequence[float], weight: float) -> list[float]:
     return out
 
 
-def _plot(
-    axis: Axes, points: tuple[list[int], list[float]], *, color: str, label: str, scale: float = 1
-) -> None:
+def _plot(axis: Axes, points: tuple[list[int], list[float]], *, color: str, label: str, scale: float = 1) -> None:
     """The raw values faintly and their moving average over about a sixtieth of the run on top."""
     steps, values = points[0], [scale * value for value in points[1]]
     window = len(values) / 60
@@ -132,46 +131,40 @@ def _legend(axis: Axes) -> None:
 
 def _draw_losses(axis: Axes, records: Records) -> None:
     axis.set_title("Loss")
-    _plot_groups(axis, records, word="loss")
+    _plot_all(axis, records, LOSSES)
     axis.set_ylim(bottom=0)
 
 
 def _draw_shares(axis: Axes, records: Records) -> None:
     axis.set_title("Pseudo-label refinement (share, %)")
-    _plot_groups(axis, records, word="share", scale=100)
+    _plot_all(axis, records, SHARES, scale=100)
     axis.set_ylim(0, 100)
 
 
-def _plot_groups(axis: Axes, records: Records, *, word: str, scale: float = 1) -> None:
-    groups = _names(records, lambda short: word in short)
-    for (short, names), color in zip(groups.items(), PALETTE, strict=False):
-        for index, name in enumerate(names):
-            label = "_nolegend_" if index else _label(short, word)
-            _plot(axis, series(records, name), color=color, label=label, scale=scale)
+def _plot_all(axis: Axes, records: Records, labels: Mapping[str, str], *, scale: float = 1) -> None:
+    for (short, label), color in zip(labels.items(), PALETTE, strict=False):
+        for index, name in enumerate(_of(records, short)):
+            shown = label if index == 0 else "_nolegend_"
+            _plot(axis, series(records, name), color=color, label=shown, scale=scale)
     _legend(axis)
 
 
 def _draw_oiou(axis: Axes, records: Records) -> None:
     axis.set_title("oIoU on validation (%)")
-    for names in _names(records, lambda short: short.endswith("oiou")).values():
-        for name in names:
-            stage = name.split("/", 1)[0]
-            points = series(records, name)
-            if stage == BURN_IN:
-                axis.plot(*points, color=PALETTE[5], marker="o", markersize=4, label="burn-in")
-                axis.axhline(
-                    max(points[1]), color=PALETTE[5], linestyle="--", linewidth=1, label="burn-in, best"
-                )
-            else:
-                axis.plot(*points, color=PALETTE[1], marker="o", markersize=4, label="teacher")
+    for name in _of(records, OIOU):
+        points = series(records, name)
+        burn_in = name.startswith(f"{BURN_IN}/")
+        color, label = (PALETTE[5], "burn-in") if burn_in else (PALETTE[1], "teacher")
+        axis.plot(*points, color=color, marker="o", markersize=4, label=label)
+        if burn_in and points[1]:
+            axis.axhline(max(points[1]), color=color, linestyle="--", linewidth=1, label="burn-in, best")
     axis.margins(y=0.12)
     _legend(axis)
 
 
 def _draw_learning_rate(axis: Axes, records: Records) -> None:
     axis.set_title("Learning rate")
-    for names in _names(records, lambda short: short == "learning_rate").values():
-        for name in names:
-            axis.plot(*series(records, name), color=PALETTE[0], linewidth=1.6)
+    for name in _of(records, "learning_rate"):
+        axis.plot(*series(records, name), color=PALETTE[0], linewidth=1.6)
     axis.set_ylim(bottom=0)
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))

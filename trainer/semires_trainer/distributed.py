@@ -6,7 +6,7 @@ One process is the same code with sums over one rank. Started by torchrun, which
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from semires_trainer.errors import InfrastructureError
 
+CPU = torch.device("cpu")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
@@ -31,7 +32,7 @@ class World:
     """Number of processes."""
     local_rank: int = 0
     """Number of this process on its machine: the index of its GPU."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     """Where this process computes."""
 
     @property
@@ -79,11 +80,14 @@ def device_of(wanted: str, local_rank: int) -> torch.device:
 
 @contextmanager
 def joined_world(*, device: str, deterministic: bool) -> Iterator[World]:
-    """Join the other ranks (as torchrun's environment tells), leave on exit. `deterministic` fixes kernels and threads."""
+    """Join the other ranks (as torchrun's environment tells), leave on exit. `deterministic` fixes the kernels."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     world = World(
-        rank=int(os.environ.get("RANK", "0")), size=size, local_rank=local_rank, device=device_of(device, local_rank)
+        rank=int(os.environ.get("RANK", "0")),
+        size=size,
+        local_rank=local_rank,
+        device=device_of(device, local_rank),
     )
     threads_before = torch.get_num_threads()
     fix_kernels(world, deterministic=deterministic)
@@ -132,13 +136,13 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class AllReduceBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the global batch on CPU, where `SyncBatchNorm` refuses to run. Equal shapes on all ranks not needed."""
+    """Batch norm over the global batch on CPU, where `SyncBatchNorm` refuses to run."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) normalised with mean and variance over the B, H, W of all ranks (training) or running ones."""
         if not self.training:
             return super().forward(input)
-        sum_over_ranks = cast("Any", _SumOverRanks.apply)
+        sum_over_ranks = cast("Callable[[Tensor], Tensor]", _SumOverRanks.apply)
         local = torch.cat([input.sum((0, 2, 3)), input.new_tensor([input.numel() / input.shape[1]])])
         total = sum_over_ranks(local)
         count, mean_C = total[-1].detach(), total[:-1] / total[-1]

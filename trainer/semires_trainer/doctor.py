@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from semires_trainer.config import Resolved
+from semires_trainer.inputs import missing_inputs
+
 Status = Literal["OK", "WARN", "FAIL"]
 
 MINIMUM_PYTHON = (3, 11)
@@ -192,9 +195,7 @@ def check_gpus(gpus: Sequence[Gpu]) -> list[Check]:
     """Which GPUs are visible, and whether they compute in bfloat16."""
     if not gpus:
         remedy = "Enough for the quickstart; RefCOCO wants a GPU and a CUDA build of torch."
-        return [
-            Check(name="GPU", status="WARN", detail="none visible, training would use the CPU", remedy=remedy)
-        ]
+        return [Check(name="GPU", status="WARN", detail="none visible, training would use the CPU", remedy=remedy)]
     names = ", ".join(f"{gpu.name} ({gpu.memory_bytes / GIB:.0f} GiB)" for gpu in gpus)
     checks = [Check(name="GPU", status="OK", detail=f"{len(gpus)}: {names}")]
     slow = [gpu.name for gpu in gpus if not gpu.bf16]
@@ -266,6 +267,16 @@ def check_device(device: str, gpus: Sequence[Gpu], *, nproc: int = 1) -> Check:
         detail=f"CUDA with {nproc} processes, but {len(gpus)} GPUs are visible",
         remedy="Set training.device: Auto, lower --nproc, or look at the driver with nvidia-smi.",
     )
+
+
+def check_job(resolved: Resolved, facts: Facts, *, processes: int) -> list[Check]:
+    """What a job needs of this machine: its files, its device."""
+    missing = [
+        Check(name="Job", status="FAIL", detail=str(error), exit_code=error.exit_code)
+        for error in missing_inputs(resolved)
+    ]
+    found = missing or [Check(name="Job", status="OK", detail=f"{resolved.name}: every local file is there")]
+    return [*found, check_device(resolved.training.device, facts.gpus, nproc=processes)]
 
 
 def exit_code_of(checks: Sequence[Check]) -> int:

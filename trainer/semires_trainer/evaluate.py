@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from semires_trainer.data.datasets import EvalDataset, collate_eval
+from semires_trainer.data.datasets import EvalDataset
+from semires_trainer.data.loader import load_batches
 from semires_trainer.metrics import Metrics, intersection_union, metrics_of
 from semires_trainer.models.lavt import LAVT
 from semires_trainer.refine.losses import pseudo_label
@@ -58,12 +58,12 @@ def evaluate(
     """Evaluate `model` on every (expression, mask) pair of `dataset`; restores its training mode."""
     world = compute.world
     batches = DealtBatches(num_items=len(dataset), batch_size=batch_size, rank=world.rank, size=world.size)
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate_eval)
+    loaded = load_batches(dataset, batches, workers=workers)
     counts = torch.zeros((len(dataset), 4), dtype=torch.int64, device=world.device)
     was_training = model.training
     model.eval()
     with reporter.stage("evaluate", len(batches), unit="batch", samples_per_unit=batch_size):
-        for indices, batch in zip(batches, loader, strict=True):
+        for indices, batch in zip(batches, loaded, strict=True):
             counts[indices] = count_batch(model, batch, compute)
             reporter.advance()
     model.train(was_training)
@@ -77,10 +77,12 @@ def count_batch(model: LAVT, batch: dict[str, Any], compute: Compute) -> Tensor:
     with compute.autocast():
         logits = model(compute.image(moved["image"]), *text_of(moved))
     square = torch.stack(intersection_union(pseudo_label(logits), moved["mask"] != 0), dim=1)
-    original = torch.stack([
-        count_original(one[None], truth.to(compute.world.device))
-        for one, truth in zip(logits, batch["original_mask"], strict=True)
-    ])
+    original = torch.stack(
+        [
+            count_original(one[None], truth.to(compute.world.device))
+            for one, truth in zip(logits, batch["original_mask"], strict=True)
+        ]
+    )
     return torch.cat([square, original], dim=1)
 
 

@@ -45,7 +45,9 @@ def read_identity(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["identity"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read as a run's record ({error})", remedy="Choose another output") from error
+        raise ConfigError(
+            f"{path} cannot be read as a run's record ({error})", remedy="Choose another output"
+        ) from error
 
 
 def run_record(resolved: Resolved, identity: str) -> dict[str, Any]:

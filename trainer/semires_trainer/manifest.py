@@ -1,4 +1,4 @@
-"""Reading a manifest: strict YAML (no duplicate keys, no anchors, no NaN, one document), then --set, then the models."""
+"""Reading a manifest: strict YAML (one document; no duplicate keys, anchors, NaN), then --set and config."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ MAX_BYTES = 1024 * 1024
 class _StrictLoader(yaml.SafeLoader):
     """YAML 1.2's idea of a float ("5e-5" is one, as for kubectl), no dates, no anchors, no duplicate keys."""
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":timestamp"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -45,21 +40,45 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> float:
         if node.value.lower().lstrip("+-.") in {"nan", "inf"}:
             raise yaml.MarkedYAMLError(None, None, f"{node.value} is not a number", node.start_mark)
-        return float(node.value)
+        return _WrittenFloat(node.value)
 
 
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?((\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
-    list("-+.0123456789"),
-)
+class _WrittenFloat(float):
+    """Remembers how it was written, so that a message can say "5e-5" and not "5e-05"."""
+
+    def __new__(cls, text: str) -> _WrittenFloat:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _resolvers_without_numbers_and_dates() -> dict[str, list[Any]]:
+    dropped = (":float", ":int", ":timestamp")
+    return {
+        first: [entry for entry in resolvers if not entry[0].endswith(dropped)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_StrictLoader.yaml_implicit_resolvers = _resolvers_without_numbers_and_dates()
+_DECIMAL = r"(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+_FLOAT = re.compile(rf"^([-+]?({_DECIMAL}|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$")
+_INTEGER = re.compile(r"^[-+]?(0|[1-9][0-9]*)$")
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_number)
 
 
 class _WordLoader(_StrictLoader):
     """Leaves every scalar a string: for --set on fields that hold strings, where a shell eats the quotes."""
 
-    yaml_implicit_resolvers = {}
+
+_WordLoader.yaml_implicit_resolvers = {}
 
 
 def _read_yaml(text: str, *, source: str, loader: type[yaml.SafeLoader] = _StrictLoader) -> Any:
@@ -125,9 +144,7 @@ def _apply(document: dict[str, Any], path: str, text: str) -> None:
             place[key] = {}
         place = place[key]
         if not isinstance(place, dict):
-            raise ConfigError(
-                f'"{key}" is not a mapping in the file', field=f"--set {path}", remedy="Correct the file"
-            )
+            raise ConfigError(f'"{key}" is not a mapping in the file', field=f"--set {path}", remedy="Correct the file")
     loader = _WordLoader if _leaves(annotation) == {str} else _StrictLoader
     value = None if text.strip() == "null" else _read_yaml(text, source=f"--set {path}", loader=loader)
     if value is None:
@@ -136,8 +153,7 @@ def _apply(document: dict[str, Any], path: str, text: str) -> None:
         place[keys[-1]] = value
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Read one YAML document, a mapping, from `path`. Raises ConfigError naming file, line and column."""
+def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -146,13 +162,16 @@ def read_document(path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise ConfigError(f"has {len(data)} bytes", field=str(path), remedy="A manifest is at most 1 MiB")
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError("is not UTF-8", field=str(path), remedy="Save it as UTF-8 text") from error
-    document = _read_yaml(text, source=str(path))
+
+
+def _read_mapping(text: str, *, source: str) -> dict[str, Any]:
+    document = _read_yaml(text, source=source)
     if not isinstance(document, dict):
         remedy = "Start with apiVersion, kind, metadata and spec"
-        raise ConfigError("is not a mapping", field=str(path), remedy=remedy)
+        raise ConfigError("is not a mapping", field=source, remedy=remedy)
     return document
 
 
@@ -161,11 +180,34 @@ def load_manifest(path: Path | str, overrides: Iterable[tuple[str, str]] = ()) -
 
     Raises ConfigError of one line naming the file, the full path of the field, the value and the remedy.
     """
-    file = Path(path)
-    document = read_document(file)
-    for key, value in overrides:
-        _apply(document, key.strip(), value)
+    file, text = Path(path), _read_text(Path(path))
+    document = _read_mapping(text, source=str(file))
+    given = [(key.strip(), value) for key, value in overrides]
+    for key, value in given:
+        _apply(document, key, value)
     try:
         return parse_job(document)
     except ConfigError as error:
-        raise ConfigError(error.message, field=f"{file}: {error.field}", remedy=error.remedy) from error
+        if any(f"{error.field}.".startswith(f"{key}.") for key, _ in given):
+            where = f"--set {error.field}"
+        else:
+            where = f"{file}, line {_line_of(text, error.field)}: {error.field}"
+        raise ConfigError(error.message, field=where, remedy=error.remedy) from error
+
+
+def _line_of(text: str, path: str) -> int:
+    """Line (from 1) of the deepest part of `path` that is in the file."""
+    node: yaml.Node | None = yaml.compose(text, Loader=_StrictLoader)
+    line = 1
+    for part in re.findall(r"[^.\[\]]+", path):
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == part]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            found = [(node.value[int(part)], node.value[int(part)])]
+        else:
+            break
+        if not found:
+            break
+        key, node = found[0]
+        line = key.start_mark.line + 1
+    return line

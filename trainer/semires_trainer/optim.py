@@ -1,4 +1,4 @@
-"""Learning rate and optimizer. The learning rate is a function of the step, so a resumed run needs no scheduler state."""
+"""Learning rate and optimizer. The learning rate is a function of the step: a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ def poly_learning_rate(step: int, *, total_steps: int, base: float, power: float
     return float(base * (1 - step / (total_steps * LR_HORIZON[horizon])) ** power)
 
 
-def build_optimizer(groups: Iterable[dict[str, Any]], *, learning_rate: float, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over the parameter groups of `models.build.parameter_groups`; fused kernels on GPUs, multi-tensor on CPUs."""
+def build_optimizer(
+    groups: Iterable[dict[str, Any]], *, learning_rate: float, device: torch.device
+) -> torch.optim.AdamW:
+    """AdamW over the groups of `models.build.parameter_groups`; fused kernels on GPUs, multi-tensor on CPUs."""
     on_gpu = device.type == "cuda"
     return torch.optim.AdamW(list(groups), lr=learning_rate, fused=on_gpu, foreach=not on_gpu)
 

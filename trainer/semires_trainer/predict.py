@@ -14,17 +14,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from semires_trainer.data.expressions import MAX_WORDS
 from semires_trainer.data.images import decode
 from semires_trainer.data.tokenizer import Tokenizer
+from semires_trainer.data.transforms import normalize, resize_image, to_tensor
 from semires_trainer.errors import ConfigError, DataError, InfrastructureError, WeightsError
 from semires_trainer.models.deploy import ModelInfo, load_model
 from semires_trainer.models.lavt import LAVT
 from semires_trainer.visualize import PREDICTION, Mask, overlay
 
 logger = logging.getLogger(__name__)
-
-MAX_WORDS = 200
-_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,9 +92,9 @@ class Predictor:
         """
         sentence = check_sentence(text)
         tokens = self._tokenizer(sentence)
-        pixels = normalized(image, self.info.image_size).to(self.device)
+        pixels = to_tensor(resize_image(image.convert("RGB"), self.info.image_size))
         ids, mask = (torch.from_numpy(array)[None].to(self.device) for array in tokens)
-        logits = self.model(pixels, ids, mask).float()
+        logits = self.model(normalize(pixels[None].to(self.device)), ids, mask).float()
         foreground = original_size_probability(logits, height=image.height, width=image.width)
         probability = foreground.cpu().numpy().astype(np.float32)
         return Prediction(
@@ -111,28 +110,16 @@ class Predictor:
 
 
 def original_size_probability(logits_12HW: Tensor, *, height: int, width: int) -> Tensor:
-    """Probability of the foreground (height, width): logits resized bilinearly first, as the evaluation does."""
+    """Probability of the foreground (height, width); logits are resized first, as in evaluation."""
     resized = F.interpolate(logits_12HW, size=(height, width), mode="bilinear", align_corners=False)
     return resized.softmax(dim=1)[0, 1]
-
-
-def normalized(image: Image.Image, size: int) -> Tensor:
-    """The picture as the model was trained on: (1, 3, size, size), aspect ratio not kept, ImageNet's mean and
-    std.
-    """
-    resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    scaled_HWC = np.asarray(resized, np.float32) / 255
-    mean, std = (np.asarray(values, np.float32) for values in _MEAN_STD)
-    return torch.from_numpy((scaled_HWC - mean) / std).permute(2, 0, 1)[None].contiguous()
 
 
 def check_sentence(text: str) -> str:
     """`text` without outer blanks; ConfigError if nothing is left or it is no sentence at all."""
     sentence = " ".join(text.split())
     if not sentence:
-        raise ConfigError(
-            "the sentence is empty", field="--text", remedy='Name the object: --text "the dog".'
-        )
+        raise ConfigError("the sentence is empty", field="--text", remedy='Name the object: --text "the dog".')
     words = len(sentence.split())
     if words > MAX_WORDS:
         raise ConfigError(
@@ -157,9 +144,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}", field="--image", remedy="Give an existing picture."
-        ) from error
+        raise DataError(f"{path}: {error.strerror}", field="--image", remedy="Give an existing picture.") from error
     return decode(content, name=str(path))
 
 

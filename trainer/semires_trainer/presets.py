@@ -35,26 +35,22 @@ def _same(path: str, value: Value, source: str) -> Hyperparameter:
 
 
 def _row(path: str, paper: Value, official_cpi: Value, official_iom: Value, source: str) -> Hyperparameter:
-    return Hyperparameter(
-        path=path, paper=paper, official_cpi=official_cpi, official_iom=official_iom, source=source
-    )
+    return Hyperparameter(path=path, paper=paper, official_cpi=official_cpi, official_iom=official_iom, source=source)
 
 
 HYPERPARAMETERS: tuple[Hyperparameter, ...] = (
-    _row(
-        "refinement.strategy", "CPI-U", "CPI", "IOM", "Paper: Table 2, best; official code: one script each"
-    ),
+    _row("refinement.strategy", "CPI-U", "CPI", "IOM", "Paper: Table 2, best; official code: one script each"),
     _same("refinement.iou", "0.5", "Paper Eq. 6, Table 3; official code (greater, not equal). Read by IOM"),
     _same("refinement.inter1", "0.7", "Paper Eq. 7, Table 3; official code. Read by CPI-U and CPI"),
     _same("refinement.inter2", "0.7", "Paper Eq. 8, Table 3; official code. Read by CPI-O and CPI"),
-    _same("refinement.pwa.enabled", True, "Paper Table 5"),
-    _same("refinement.pwa.gamma", "1.3", "Paper Eq. 9; official code"),
-    _same("refinement.pwa.mu", "0.5", "Paper Eq. 9; official code"),
-    _same("refinement.pwa.sigma2", "0.1", "Paper Eq. 9; official code"),
+    _same("refinement.pwa.enabled", True, "Paper Eq. 10, Table 5"),
+    _same("refinement.pwa.gamma", "1.3", "Paper (PWA); official code"),
+    _same("refinement.pwa.mu", "0.5", "Paper (PWA); official code"),
+    _same("refinement.pwa.sigma2", "0.1", "Paper (PWA); official code"),
     _same("training.burnInEpochs", 40, "Official code (LAVT's); not in the paper"),
     _same("training.epochs", 40, "Official code; not in the paper"),
-    _same("training.batch.labeled", 12, "Paper 4.2: 3 a GPU on 4 GPUs; official code"),
-    _same("training.batch.unlabeled", 12, "Paper 4.2: 3 a GPU on 4 GPUs; official code"),
+    _same("training.batch.labeled", 12, "Paper: 3 a GPU on 4 GPUs; official code"),
+    _same("training.batch.unlabeled", 12, "Paper: 3 a GPU on 4 GPUs; official code"),
     _same("training.burnInBatch", 8, "Official README: 2 a GPU on 4 GPUs"),
     _same("training.learningRate", "5e-5", "LAVT; official code"),
     _same("training.weightDecay", "0.01", "LAVT; official code"),
@@ -71,7 +67,7 @@ HYPERPARAMETERS: tuple[Hyperparameter, ...] = (
         "0.996",
         "0.9996",
         "0.9996",
-        "Paper Eq. 5; the official code passes 0.9996 and ignores its option",
+        "Paper; the official code passes 0.9996 and ignores its option",
     ),
     _row(
         "training.supervisedWeight",
@@ -86,8 +82,7 @@ HYPERPARAMETERS: tuple[Hyperparameter, ...] = (
         "PerImage",
         "PerRank",
         "PerRank",
-        "Paper Eq. 10: per image; official code halves the sum of two batch means when both kinds are
-        present",
+        "Paper Eq. 10: per image; official code halves the sum of two batch means if both kinds occur",
     ),
     _row(
         "training.strongNormalization",
@@ -126,7 +121,7 @@ FIXED_SOURCES: dict[str, str] = {
     "dataset.labeled.percent": "Paper Table 1: 0.5, 1, 2, 5; Table 6: 10 to 50",
     "dataset.labeled.seed": "Official split script: random.seed(0)",
     "model.backbone": "LAVT: Swin-B, window 12, ImageNet-22k",
-    "model.imageSize": "Paper 4.2; LAVT",
+    "model.imageSize": "LAVT; official code",
     "model.maxTokens": "LAVT",
     "model.dropPath": "LAVT",
     "model.bert": "LAVT: bert-base-uncased",

@@ -164,9 +164,7 @@ def read_results(path: Path) -> Results:
         scores = tuple(_score_from_json(score) for score in value["scores"])
         return Results(job=str(value["job"]), scores=scores, details=dict(value["details"]))
     except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}", remedy="Give the results.json of a finished run."
-        ) from error
+        raise DataError(f"{path}: {error.strerror}", remedy="Give the results.json of a finished run.") from error
     except (KeyError, TypeError, ValueError) as error:
         message = f"{path}: not a results file ({type(error).__name__}: {error})"
         raise DataError(message, remedy="Give the results.json that a run wrote.") from error

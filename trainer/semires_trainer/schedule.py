@@ -46,9 +46,7 @@ def mutual_batches(training: ResolvedTraining, *, processes: int) -> BatchPlan:
     labeled = _share(training.batch_labeled, processes, field="spec.training.batch.labeled")
     unlabeled = _share(training.batch_unlabeled, processes, field="spec.training.batch.unlabeled")
     accumulation = _accumulation(labeled, unlabeled, limit=training.micro_batch)
-    return BatchPlan(
-        accumulation=accumulation, labeled=labeled // accumulation, unlabeled=unlabeled // accumulation
-    )
+    return BatchPlan(accumulation=accumulation, labeled=labeled // accumulation, unlabeled=unlabeled // accumulation)
 
 
 def burn_in_length(training: ResolvedTraining, *, num_labeled: int) -> StageLength:

@@ -1,7 +1,8 @@
-"""Ask a run to stop: the first SIGINT or SIGTERM sets a flag that the loop reads between steps, the second one ends it."""
+"""Ask a run to stop: the first SIGINT or SIGTERM sets a flag that the loop reads between steps, the second ends it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -33,8 +34,11 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
-    """Yield a flag that SIGINT and SIGTERM set. A second signal acts as if nobody listened: it ends the process."""
+def stop_on_signals(*, forward_to: int | None = None) -> Iterator[StopFlag]:
+    """Yield a flag that SIGINT and SIGTERM set. A second signal acts as if nobody listened: it ends the process.
+
+    With `forward_to`, a SIGTERM is passed on to that process id (a terminal sends SIGINT to all processes itself).
+    """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -44,6 +48,8 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         flag.signal_number = number
+        if forward_to is not None and number == signal.SIGTERM:
+            os.kill(forward_to, number)
         for each, handler in previous.items():
             signal.signal(each, handler)
 

@@ -21,7 +21,7 @@ from semires_trainer.data.transforms import normalize
 from semires_trainer.distributed import World, average_gradients
 from semires_trainer.models.lavt import LAVT
 from semires_trainer.refine.losses import (
-    PixelAdaptiveWeighting,
+    PixelWeighting,
     burn_in_loss,
     class_weight_sum,
     foreground_probability,
@@ -87,7 +87,7 @@ class Student:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of one micro-batch; the last one also averages over the ranks."""
-        (loss * self.compute.world.size).backward()  # type: ignore[no-untyped-call]
+        (loss * self.compute.world.size).backward()
         if last and self.network is self.model:
             average_gradients(self.trained, self.compute.world)
 
@@ -99,7 +99,7 @@ class Student:
 
 
 class BurnInStep:
-    """Supervised: class-weighted cross-entropy, PyTorch's weighted mean over the global batch; BERT's dropout is off."""
+    """Supervised: class-weighted cross-entropy, weighted mean over the global batch; BERT's dropout is off."""
 
     def __init__(self, student: Student, training: ResolvedTraining) -> None:
         self.student = student
@@ -108,7 +108,7 @@ class BurnInStep:
     def compute_gradients(self, micro_batches: Sequence[Batch], *, step: int) -> dict[str, Tensor]:
         """Forward and backward over labelled micro-batches; returns this rank's share of the loss."""
         self.student.model.train()
-        self.student.model.text.eval()
+        self.student.model.text.train(False)
         compute = self.student.compute
         batches = [compute.moved(batch) for batch in micro_batches]
         weights = torch.stack([class_weight_sum(batch["mask"], self.class_weights) for batch in batches])
@@ -127,6 +127,17 @@ class BurnInStep:
         """There is no teacher yet."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Lesson:
+    """What the student shall learn of a batch of unlabelled images."""
+
+    pseudo_BHW: Tensor
+    """bool: the teacher's argmax."""
+    foreground_BHW: Tensor
+    """The teacher's foreground probability."""
+    refinement: Refinement
+
+
 class MutualStep:
     """Mean teacher: pseudo-labels of the weak view, refined by proposals, teach the student on the strong view."""
 
@@ -140,39 +151,68 @@ class MutualStep:
         self.ema = EmaTeacher(teacher, student.model)
         self.refinement = refinement
         self.training = training
-        self.pwa = PixelAdaptiveWeighting(
+        self.pwa = PixelWeighting(
             enabled=refinement.pwa.enabled,
             gamma=refinement.pwa.gamma,
             mu=refinement.pwa.mu,
-            variance=refinement.pwa.sigma2,
+            sigma2=refinement.pwa.sigma2,
         )
 
     def compute_gradients(self, micro_batches: Sequence[tuple[Batch, Batch]], *, step: int) -> dict[str, Tensor]:
         """Forward and backward over (labelled, unlabelled) micro-batches; returns this rank's share of each value."""
         self.student.model.train()
-        compute = self.student.compute
+        compute, training = self.student.compute, self.training
+        pairs = [(compute.moved(labeled), compute.moved(unlabeled)) for labeled, unlabeled in micro_batches]
+        taught = [self.teach(unlabeled["weak"], unlabeled) for _, unlabeled in pairs]
+        # All micro-batches first: in the official mixture an image's weight depends on the others of its rank.
+        weights = image_weights(
+            torch.cat([one.refinement.matched_B for one in taught]),
+            mixture=training.mixture,
+            denominator=training.batch_unlabeled,
+        ).split([len(one.refinement.matched_B) for one in taught])
         totals: dict[str, Tensor] = {}
-        for number, (labeled, unlabeled) in enumerate(micro_batches, start=1):
-            last = number == len(micro_batches)
+        for number, ((labeled, unlabeled), one, weight_B) in enumerate(
+            zip(pairs, taught, weights, strict=True), start=1
+        ):
+            last = number == len(pairs)
             with self.student.gathering(last=last):
-                loss, values = self._micro_batch(compute.moved(labeled), compute.moved(unlabeled))
+                loss, values = self._losses(labeled, unlabeled, one, weight_B)
                 self.student.backward(loss, last=last)
             add_to(totals, {"loss": loss, **values})
-            if (step + 1) % self.training.log_interval_steps == 0:
-                add_to(totals, self._corrections(compute.moved(labeled)))
+            if (step + 1) % training.log_interval_steps == 0:
+                add_to(totals, self._corrections(labeled))
         return totals
 
     def follow_student(self) -> None:
         """Eq. 3: the teacher moves by 1 - decay towards the student, after every step."""
         self.ema.update(self.training.ema_decay)
 
-    def _micro_batch(self, labeled: Batch, unlabeled: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        training, compute = self.training, self.student.compute
-        pseudo_BHW, foreground_BHW, refined = self.pseudo_labels(unlabeled["weak"], unlabeled)
+    @torch.no_grad()
+    def teach(self, view: Tensor, batch: Batch) -> Lesson:
+        """What the teacher says of a view: its pseudo-labels, refined by the images' proposals."""
+        compute = self.student.compute
+        with compute.autocast():
+            logits = self.teacher_forward(compute.image(view), *text_of(batch))
+        pseudo_BHW = pseudo_label(logits)
+        refinement = refine(
+            pseudo_BHW,
+            batch["proposals"],
+            strategy=self.refinement.strategy,
+            iou=self.refinement.iou,
+            inter1=self.refinement.inter1,
+            inter2=self.refinement.inter2,
+        )
+        return Lesson(pseudo_BHW=pseudo_BHW, foreground_BHW=foreground_probability(logits), refinement=refinement)
+
+    def _losses(
+        self, labeled: Batch, unlabeled: Batch, lesson: Lesson, weight_B: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Student forward once on labelled and strong unlabelled images (shared batch statistics), and the loss."""
+        training, compute, refinement = self.training, self.student.compute, lesson.refinement
         num_labeled = len(labeled["image"])
         image = torch.cat([compute.image(labeled["image"]), compute.image(unlabeled["strong"])])
-        text = tuple(torch.cat(pair) for pair in zip(text_of(labeled), text_of(unlabeled), strict=True))
-        logits = self.student.logits(image, cast("tuple[Tensor, Tensor]", text))
+        ids, mask = (torch.cat(pair) for pair in zip(text_of(labeled), text_of(unlabeled), strict=True))
+        logits = self.student.logits(image, (ids, mask))
         supervised = supervised_loss(
             logits[:num_labeled],
             labeled["mask"],
@@ -181,48 +221,28 @@ class MutualStep:
         )
         unsupervised = unsupervised_loss(
             logits[num_labeled:],
-            foreground_BHW=foreground_BHW,
-            target_BHW=refined.target_BHW,
-            matched_B=refined.matched_B,
-            weight_B=image_weights(
-                refined.matched_B, combination=training.mixture, denominator=training.batch_unlabeled
-            ),
+            foreground_BHW=lesson.foreground_BHW,
+            target_BHW=refinement.target_BHW,
+            matched_B=refinement.matched_B,
+            weight_B=weight_B,
             class_weights=training.class_weights,
             pwa=self.pwa,
         )
-        matched = refined.matched_B.sum()
-        share = 1 / training.batch_unlabeled
         loss = training.supervised_weight * supervised + training.unsupervised_weight * unsupervised.total
+        share, matched = 1 / training.batch_unlabeled, refinement.matched_B.sum()
         return loss, {
             "supervised": supervised,
             "unsupervised": unsupervised.total,
             "sam": unsupervised.sam * matched * share,
-            "pwa": unsupervised.pwa * (len(refined.matched_B) - matched) * share,
+            "pwa": unsupervised.pwa * (len(weight_B) - matched) * share,
             "matched_share": matched * share,
-            "pseudo_foreground_share": pseudo_BHW.double().mean(dim=(1, 2)).sum() * share,
+            "pseudo_foreground_share": lesson.pseudo_BHW.double().mean(dim=(1, 2)).sum() * share,
         }
-
-    @torch.no_grad()
-    def pseudo_labels(self, view: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Refinement]:
-        """The teacher's argmax (B, S, S), its foreground probability, and the refinement by the images' proposals."""
-        compute = self.student.compute
-        with compute.autocast():
-            logits = self.teacher_forward(compute.image(view), *text_of(batch))
-        pseudo_BHW = pseudo_label(logits)
-        refined = refine(
-            pseudo_BHW,
-            batch["proposals"],
-            strategy=self.refinement.strategy,
-            iou=self.refinement.iou,
-            inter1=self.refinement.inter1,
-            inter2=self.refinement.inter2,
-        )
-        return pseudo_BHW, foreground_probability(logits), refined
 
     def _corrections(self, labeled: Batch) -> dict[str, Tensor]:
         """How refinement would do on the labelled images, where the truth is known: shares helped and hurt."""
-        pseudo_BHW, _, refined = self.pseudo_labels(labeled["image"], labeled)
-        counts = count(refined, pseudo_BHW=pseudo_BHW, truth_BHW=labeled["mask"] != 0)
+        lesson = self.teach(labeled["image"], labeled)
+        counts = count(lesson.refinement, pseudo_BHW=lesson.pseudo_BHW, truth_BHW=labeled["mask"] != 0)
         _, matched, _, _, helped, hurt = counts / self.training.batch_labeled
         return {"labeled_matched_share": matched, "labeled_helped_share": helped, "labeled_hurt_share": hurt}
 

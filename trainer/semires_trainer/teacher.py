@@ -1,8 +1,7 @@
 """The mean teacher: teacher <- decay * teacher + (1 - decay) * student after every optimizer step (Eq. 3).
 
 Floating parameters and floating buffers (running statistics) are averaged in float32 or wider by one
-multi-tensor operation; integer and boolean buffers are copied. The release averages those too and so corrupts
-them.
+multi-tensor operation; integer and boolean buffers are copied (the official code averages and truncates them).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """Where a module keeps a tensor; stays right if the tensor is replaced, as `Module.to` does to buffers."""
+    """Where a module keeps a tensor; stays right if it is replaced, as `Module.to` does to buffers."""
 
     home: Mapping[str, Tensor | None]
     name: str

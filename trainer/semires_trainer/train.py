@@ -25,7 +25,7 @@ class Step(Protocol):
     """What one optimizer step does besides the optimizer."""
 
     def compute_gradients(self, micro_batches: list[Any], *, step: int) -> dict[str, Tensor]:
-        """Forward and backward; leaves averaged gradients and returns this rank's share of each value ("loss" first)."""
+        """Forward and backward; leaves averaged gradients and returns this rank's share of each value, "loss" too."""
         ...
 
     def follow_student(self) -> None:

@@ -124,9 +124,7 @@ def _write_caption(draw: ImageDraw.ImageDraw, tile: Tile, *, top: int, width: in
         draw.text((width, top), figure, fill=MUTED, font=_font(TEXT_SIZE), anchor="ra")
 
 
-def panel(
-    image_HWC: Picture, sentence: str, tiles: Sequence[Tile], *, width: int = TILE_WIDTH
-) -> Image.Image:
+def panel(image_HWC: Picture, sentence: str, tiles: Sequence[Tile], *, width: int = TILE_WIDTH) -> Image.Image:
     """One row: the sentence above, its tiles side by side. Size: len(tiles) * width + gaps."""
     drawn = [draw_tile(image_HWC, tile, width=width) for tile in tiles]
     total = len(drawn) * width + (len(drawn) - 1) * GAP

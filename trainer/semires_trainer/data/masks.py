@@ -93,11 +93,11 @@ def _check_extent(values: Sequence[float], side: int, *, axis: str, image: str) 
 
 def _fill_polygons(polygons: Polygons, height: int, width: int) -> Mask:
     rles = coco_mask.frPyObjects([list(polygon) for polygon in polygons], height, width)
-    return np.asarray(coco_mask.decode(coco_mask.merge(rles)), dtype=np.bool_)
+    return _decode_rle(coco_mask.merge(rles), height, width)
 
 
 def _decode_rle(rle: Rle, height: int, width: int) -> Mask:
-    """Fill runs ourselves: pycocotools reads past its buffer when the runs are shorter than the image."""
+    """Fill the runs (pycocotools' own decode reads past its buffer when they are shorter than the image)."""
     runs = _run_lengths(rle, height, width)
     values = np.arange(len(runs)) % 2 == 1
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)

@@ -62,7 +62,7 @@ def draw_below(generator: np.random.Generator, count: int) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochStream:
-    """Epochs of whole batches: epoch e, step s takes perm(e)[s * batch : (s + 1) * batch]; the rest is dropped.
+    """Epochs of whole batches: epoch e, step s is perm(e)[s * batch : (s + 1) * batch]; the rest is dropped.
 
     With fewer samples than one batch an epoch is one step, filled by endless passes.
     """
@@ -95,7 +95,7 @@ class EpochStream:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndlessStream:
-    """Passes without end and without loss: position p = step * batch + j is sample perm(p // size)[p % size]."""
+    """Passes without end: position p = step * batch + j is sample perm(p // size)[p % size]."""
 
     size: int
     batch: int

@@ -31,7 +31,7 @@ class LabeledSplit:
     labeled_refs: tuple[int, ...]
     """Refs whose masks may be read."""
     unlabeled_refs: tuple[int, ...]
-    """Refs of which only image and expressions are read; empty if all images are labelled."""
+    """Refs of which only image and expressions are used; empty if all images are labelled."""
     image_ids: tuple[int, ...]
     """The labelled images, in the order drawn or given."""
 
@@ -47,9 +47,9 @@ def split_labeled(
 ) -> LabeledSplit:
     """Divide the train refs by exactly one of `percent` (such as "0.5"), `image_ids`, `image_ids_file`.
 
-    `unlabeled_limit` keeps that many unlabelled refs, the first of a seeded order. Raises ConfigError for a
-    percentage out of (0, 100] or no or several ways given, DataError for unknown images or an empty labelled
-    part.
+    `unlabeled_limit` keeps the refs of that many unlabelled images, the first of a seeded order: a smaller
+    limit keeps a part of what a larger one keeps. Raises ConfigError for a percentage out of (0, 100] or no
+    or several ways given, DataError for unknown images or an empty labelled part.
     """
     if sum(way is not None for way in (percent, image_ids, image_ids_file)) != 1:
         raise ConfigError("give exactly one of percent, imageIds, imageIdsFile", field=_FIELD)
@@ -142,10 +142,16 @@ def _divide(
         logger.warning(
             "All train images are labelled: mutual learning has no unlabelled image to learn from."
         )
-    if unlabeled_limit is not None and unlabeled_limit < len(rest):
-        order = permutation(len(rest), seed=seed, epoch=0, stream="unlabeled-limit")
-        rest = sorted(rest[place] for place in order[:unlabeled_limit])
+    if unlabeled_limit is not None:
+        kept = _first_images([refs[place].image_id for place in rest], limit=unlabeled_limit, seed=seed)
+        rest = [place for place in rest if refs[place].image_id in kept]
     return LabeledSplit(labeled_refs=labelled, unlabeled_refs=tuple(rest), image_ids=image_ids)
+
+
+def _first_images(image_ids: Sequence[int], *, limit: int, seed: int) -> set[int]:
+    known = list(dict.fromkeys(image_ids))
+    order = permutation(len(known), seed=seed, epoch=0, stream="unlabeled-limit")
+    return {known[place] for place in order[:limit]}
 
 
 def _least_percent(images: int) -> str:

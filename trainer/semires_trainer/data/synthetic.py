@@ -1,7 +1,7 @@
-"""The synthetic benchmark: pictures of textured, overlapping objects with relational expressions, in REFER's own format.
+"""The synthetic benchmark: textured, overlapping objects and relational expressions, in REFER's own format.
 
-Every picture is a function of (seed, split, index), so a benchmark is the same bytes wherever it is written with the same
-versions of NumPy and Pillow, and a larger one begins with the pictures of the smaller.
+Every picture is a function of (seed, split, index), so a benchmark is the same bytes wherever it is written with
+the same versions of NumPy and Pillow, and a larger one begins with the pictures of the smaller.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ FORMAT_VERSION = 1
 """Counts changes of the generator: a folder of another version is not taken for the same data."""
 
 SPLITS = {"train": SHAPES, "val": SHAPES, "testA": CURVED_SHAPES, "testB": CORNERED_SHAPES}
-"""Shapes that may be referred to. As in RefCOCO, testA and testB ask for different kinds of objects, in scenes of all kinds."""
+"""Shapes that may be referred to. As in RefCOCO, testA and testB ask for different kinds of objects."""
 
-KIND_WEIGHTS = {"attribute": 0.45, "place": 0.2, "size": 0.15, "relation": 0.15, "size-relation": 0.05}
+KIND_WEIGHTS = {"attribute": 0.65, "place": 0.08, "size": 0.08, "relation": 0.14, "size-relation": 0.05}
+COLOUR_WEIGHT = 8
+"""People name the colour first: how much likelier an expression is that names its object's colour."""
 EXPRESSIONS_PER_REF = (2, 3)
 JPEG_QUALITY = 90
 STAMP = "synthetic.json"
@@ -58,7 +60,7 @@ class SyntheticConfig:
     """Images in each of val, testA and testB."""
     refs_per_image: int = 3
     """Objects referred to in an image, at most; the other objects are distractors."""
-    size: int = 128
+    size: int = 192
     """Side of an image in pixels."""
     seed: int = 0
 
@@ -124,7 +126,8 @@ def _is_there(folder: Path, stamp: dict[str, int]) -> bool:
     if found.is_file() and json.loads(found.read_text(encoding="utf-8")) == stamp:
         return True
     raise DataError(
-        f"{folder} exists and holds something else than this benchmark", remedy="Name a new folder, or remove this one."
+        f"{folder} exists and holds something else than this benchmark",
+        remedy="Name a new folder, or remove this one.",
     )
 
 
@@ -203,7 +206,8 @@ def _choose_expressions(rng: np.random.Generator, candidates: list[Expression]) 
         weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
         kind = str(rng.choice(kinds, p=weights / weights.sum()))
         of_kind = [expression for expression in left if expression.kind == kind]
-        expression = of_kind[int(rng.integers(len(of_kind)))]
+        preference = np.array([COLOUR_WEIGHT if expression.target.colour else 1 for expression in of_kind])
+        expression = of_kind[int(rng.choice(len(of_kind), p=preference / preference.sum()))]
         chosen.append(expression)
         left.remove(expression)
     return tuple(chosen)

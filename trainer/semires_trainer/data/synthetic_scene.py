@@ -1,7 +1,8 @@
 """Scenes of the synthetic benchmark: what is in a picture, and the picture.
 
-`compose(rng, size)` places textured objects that may hide one another; `render(scene, rng)` paints background, clutter, shadows and noise.
-Both depend on nothing but the generator they are given. Arrays: H height, W width (H = W = size); coordinates in pixels, y downwards.
+`compose(rng, size)` places textured objects that may hide one another; `render(scene, rng)` paints background,
+clutter, shadows and noise. Both depend on nothing but the generator they are given.
+Arrays: H height, W width (H = W = size); coordinates in pixels, y downwards.
 """
 
 from __future__ import annotations
@@ -18,23 +19,30 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 NUM_OBJECTS = (3, 6)
-RADIUS = (0.11, 0.22)
+RADIUS = (0.1, 0.2)
 """Radius of an object as a share of the image."""
 MIN_VISIBLE = 0.6
 """An object of which less is visible is placed again."""
 SUPERSAMPLING = 3
 PLACEMENT_ATTEMPTS = 100
+FRESH_COLOUR_SHARE = 0.6
+"""How often an object gets a colour that no other object of the scene has."""
 
-HUES = {"red": 0.99, "yellow": 0.15, "green": 0.36, "blue": 0.6, "purple": 0.79, "white": 0.1}
-TEXTURE_CONTRAST = (0.3, 0.6)
-SHADING = (0.1, 0.45)
-SHADOW = (0.2, 0.5)
-NOISE = (0.015, 0.04)
+HUES = {"red": 0.99, "orange": 0.075, "yellow": 0.16, "green": 0.36, "blue": 0.6, "purple": 0.79, "white": 0.1}
+TEXTURE_CONTRAST = (0.12, 0.3)
+SHADING = (0.0, 0.25)
+SHADOW = (0.1, 0.4)
+RIM = (0.2, 0.5)
+NOISE = (0.01, 0.03)
+SMEAR_SHARE = 0.7
+"""How many of the objects have a shapeless patch of their own colour beside them."""
+SMEAR_CONTRAST = (0.2, 0.4)
+"""How much lighter or darker than the object its patch is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thing:
-    """One object as it stands in the scene; `cover_HW` is the share of each pixel the whole of it covers, `mask_HW` its visible part."""
+    """One object as it stands in the scene."""
 
     shape: str
     colour: str
@@ -43,7 +51,9 @@ class Thing:
     y: float
     radius: float
     cover_HW: Floats
+    """Share of each pixel that the object covers, hidden parts included."""
     mask_HW: Mask
+    """The visible part."""
 
     @property
     def area(self) -> int:
@@ -90,7 +100,9 @@ def compose(rng: np.random.Generator, size: int) -> Scene:
             covers.append(cover)
     looks = _distinct_looks(rng, [p.shape for p in placed])
     things = (
-        Thing(shape=p.shape, colour=colour, texture=texture, x=p.x, y=p.y, radius=p.radius, cover_HW=cover, mask_HW=mask)
+        Thing(
+            shape=p.shape, colour=colour, texture=texture, x=p.x, y=p.y, radius=p.radius, cover_HW=cover, mask_HW=mask
+        )
         for p, (colour, texture), cover, mask in zip(placed, looks, covers, _visible(covers), strict=True)
     )
     return Scene(size=size, things=tuple(things))
@@ -109,7 +121,9 @@ def _distinct_looks(rng: np.random.Generator, shapes: list[str]) -> list[tuple[s
     looks = []
     for shape in shapes:
         while True:
-            colour, texture = str(rng.choice(COLOURS)), str(rng.choice(TEXTURES))
+            fresh = [colour for colour in COLOURS if all(colour != look[0] for look in looks)]
+            colours = fresh if rng.random() < FRESH_COLOUR_SHARE else COLOURS
+            colour, texture = str(rng.choice(colours)), str(rng.choice(TEXTURES))
             if (shape, colour, texture) not in taken:
                 break
         taken.add((shape, colour, texture))
@@ -118,7 +132,7 @@ def _distinct_looks(rng: np.random.Generator, shapes: list[str]) -> list[tuple[s
 
 
 def _visible(covers: list[Floats]) -> list[Mask]:
-    """Visible parts of objects stacked from back to front: pixels that the object covers by half and nothing before it does."""
+    """Visible parts of objects stacked from back to front: what covers half a pixel owns it."""
     visible: list[Mask] = []
     hidden = np.zeros(covers[0].shape, bool)
     for cover in reversed(covers):
@@ -153,7 +167,8 @@ def _span(centre: float, radius: float, size: int) -> tuple[int, int]:
 
 def _fine_centres(start: int, stop: int) -> Floats:
     """Centres of the supersampled pixels between two pixel edges."""
-    return start + (np.arange((stop - start) * SUPERSAMPLING, dtype=np.float32) + 0.5) / SUPERSAMPLING
+    steps = np.arange((stop - start) * SUPERSAMPLING, dtype=np.float32)
+    return np.asarray(start + (steps + 0.5) / SUPERSAMPLING, dtype=np.float32)
 
 
 def _inside(shape: str, u: Floats, v: Floats) -> Mask:
@@ -162,64 +177,96 @@ def _inside(shape: str, u: Floats, v: Floats) -> Mask:
     ax, ay = np.abs(u), np.abs(v)
     match shape:
         case "circle":
-            return r2 < 0.9
+            inside = r2 < 0.9
         case "ring":
-            return (r2 < 1) & (r2 > 0.3)
+            inside = (r2 < 1) & (r2 > 0.3)
         case "moon":
-            return (r2 < 1) & ((u - 0.5) ** 2 + v * v > 0.55)
+            inside = (r2 < 1) & ((u - 0.5) ** 2 + v * v > 0.55)
         case "oval":
-            return u * u / 1.2 + v * v / 0.4 < 1
+            inside = u * u / 1.2 + v * v / 0.4 < 1
         case "square":
-            return np.maximum(ax, ay) < 0.82
+            inside = np.maximum(ax, ay) < 0.82
         case "triangle":
-            return (v < 0.7) & (1.8 * ax < v + 0.95)
+            inside = (v < 0.7) & (1.8 * ax < v + 0.95)
         case "cross":
-            return (np.minimum(ax, ay) < 0.33) & (np.maximum(ax, ay) < 0.95)
+            inside = (np.minimum(ax, ay) < 0.33) & (np.maximum(ax, ay) < 0.95)
         case "star":
             sector = np.float32(2 * np.pi / 5)
             turn = np.abs((np.arctan2(u, -v) + sector / 2) % sector - sector / 2)
-            return np.asarray(np.sqrt(r2) * (np.cos(turn) + 1.4 * np.sin(turn)) < 1.1)
-    raise ValueError(f"unknown shape {shape!r}")
+            inside = np.sqrt(r2) * (np.cos(turn) + 1.4 * np.sin(turn)) < 1.1
+        case _:
+            raise ValueError(f"unknown shape {shape!r}")
+    return np.asarray(inside)
 
 
 def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Paint the scene; returns RGB (size, size, 3)."""
     size = scene.size
     canvas = _background(rng, size)
-    for thing in scene.things:
+    tones = [_colour(rng, thing.colour) for thing in scene.things]
+    for thing, tone in zip(scene.things, tones, strict=True):
+        if rng.random() < SMEAR_SHARE:
+            canvas = _smear(rng, canvas, thing, tone)
+    for thing, tone in zip(scene.things, tones, strict=True):
         alpha = thing.cover_HW
         canvas *= 1 - float(rng.uniform(*SHADOW)) * _shadow(rng, alpha)[..., None]
         soft = _blur(alpha, 0.6)[..., None]
-        canvas = canvas * (1 - soft) + _surface(rng, thing, size) * soft
+        rim = 1 - float(rng.uniform(*RIM)) * _rim(alpha)[..., None]
+        canvas = canvas * (1 - soft) + _surface(rng, thing, tone) * rim * soft
     canvas += rng.normal(0, float(rng.uniform(*NOISE)), canvas.shape).astype(np.float32)
     return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _background(rng: np.random.Generator, size: int) -> Floats:
     """Two muted tones mixed by a gradient and cloudy noise, with a few unnamed patches of clutter."""
-    first, second = (_rgb(float(rng.uniform()), float(rng.uniform(0.1, 0.5)), float(rng.uniform(0.35, 0.8))) for _ in range(2))
+    first, second = (_tone(rng, saturation=(0.1, 0.5), value=(0.35, 0.8)) for _ in range(2))
     mix = (0.5 * _gradient(rng, size) + 0.5 * _clouds(rng, size, (4, 8, 24)))[..., None]
     canvas = first * (1 - mix) + second * mix
     for _ in range(int(rng.integers(1, 4))):
         patch = _clouds(rng, size, (3, 9)) > float(rng.uniform(0.72, 0.85))
-        tone = _rgb(float(rng.uniform()), float(rng.uniform(0.2, 0.6)), float(rng.uniform(0.3, 0.9)))
+        tone = _tone(rng, saturation=(0.2, 0.6), value=(0.3, 0.9))
         alpha = 0.8 * _blur(patch.astype(np.float32), 0.8)[..., None]
         canvas = canvas * (1 - alpha) + tone * alpha
     canvas *= 1 + 0.3 * (_clouds(rng, size, (size // 4, size // 2)) - 0.5)[..., None]
-    return canvas.astype(np.float32)
+    return np.asarray(canvas, dtype=np.float32)
 
 
-def _surface(rng: np.random.Generator, thing: Thing, size: int) -> Floats:
-    """Colour of the object's surface at every pixel: named colour with jitter, texture and light."""
-    hue = HUES[thing.colour] + float(rng.uniform(-0.025, 0.025))
-    white = thing.colour == "white"
-    saturation = float(rng.uniform(0.0, 0.12)) if white else float(rng.uniform(0.6, 0.95))
-    value = float(rng.uniform(0.88, 1.0)) if white else float(rng.uniform(0.55, 0.95))
-    light, dark = _rgb(hue, saturation, value), _rgb(hue, saturation, value * (1 - float(rng.uniform(*TEXTURE_CONTRAST))))
+def _smear(rng: np.random.Generator, canvas: Floats, thing: Thing, tone: Floats) -> Floats:
+    """Paint a shapeless patch of the object's own colour beside it: colour alone does not tell what the object is."""
+    size = canvas.shape[0]
+    angle = float(rng.uniform(0, 2 * np.pi))
+    steps = np.arange(size, dtype=np.float32)
+    dx = (steps - thing.x - thing.radius * np.cos(angle))[None, :] / thing.radius
+    dy = (steps - thing.y - thing.radius * np.sin(angle))[:, None] / thing.radius
+    patch = np.exp(-0.5 * (dx * dx + dy * dy)) + 1.2 * (_clouds(rng, size, (5, 10)) - 0.5) > 0.55
+    alpha = 0.9 * _blur(patch.astype(np.float32), 0.8)[..., None]
+    lighter = float(rng.uniform(*SMEAR_CONTRAST)) * (1 if tone.max() < 0.7 else -1)
+    return np.asarray(canvas * (1 - alpha) + tone * (1 + lighter) * alpha, dtype=np.float32)
+
+
+def _colour(rng: np.random.Generator, name: str) -> Floats:
+    """One of the tones that the colour's name stands for."""
+    if name == "white":
+        return _rgb(HUES[name], float(rng.uniform(0.0, 0.1)), float(rng.uniform(0.8, 1.0)))
+    hue = HUES[name] + float(rng.uniform(-0.015, 0.015))
+    return _rgb(hue, float(rng.uniform(0.6, 0.95)), float(rng.uniform(0.55, 0.95)))
+
+
+def _rim(alpha: Floats) -> Floats:
+    """Where the object ends: 1 at its edge, 0 a few pixels inside."""
+    inner = _blur(alpha, alpha.shape[0] / 128)
+    return np.asarray(np.clip(2 * (1 - inner), 0, 1) ** 2, dtype=np.float32)
+
+
+def _surface(rng: np.random.Generator, thing: Thing, tone: Floats) -> Floats:
+    """Colour of the object's surface at every pixel: its tone with texture, light and grain."""
+    size = thing.mask_HW.shape[0]
+    dark = tone * (1 - float(rng.uniform(*TEXTURE_CONTRAST)))
     pattern = _pattern(rng, thing, size)[..., None]
-    surface = light * (1 - pattern) + dark * pattern
+    surface = tone * (1 - pattern) + dark * pattern
     shade = 1 + float(rng.uniform(*SHADING)) * (_gradient(rng, size) - 0.5) * size / (3 * thing.radius)
-    return (surface * np.clip(shade, 0.5, 1.5)[..., None] * (1 + 0.2 * (_clouds(rng, size, (12, 32)) - 0.5))[..., None]).astype(np.float32)
+    grain = 1 + 0.2 * (_clouds(rng, size, (12, 32)) - 0.5)
+    return np.asarray(surface * (np.clip(shade, 0.5, 1.5) * grain)[..., None], dtype=np.float32)
 
 
 def _pattern(rng: np.random.Generator, thing: Thing, size: int) -> Floats:
@@ -263,7 +310,7 @@ def _clouds(rng: np.random.Generator, size: int, grids: tuple[int, ...]) -> Floa
     for cells in grids:
         coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
         layers.append(np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)))
-    return np.clip(np.mean(layers, axis=0), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(np.mean(layers, axis=0), 0, 1), dtype=np.float32)
 
 
 def _blur(image: Floats, sigma: float) -> Floats:
@@ -272,12 +319,18 @@ def _blur(image: Floats, sigma: float) -> Floats:
     offsets = np.arange(-reach, reach + 1, dtype=np.float32)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
     kernel /= kernel.sum()
+    blurred = image
     for axis in (0, 1):
         pad = [(reach, reach) if a == axis else (0, 0) for a in (0, 1)]
-        padded = np.pad(image, pad, mode="edge")
+        padded = np.pad(blurred, pad, mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=axis)
-        image = (windows @ kernel).astype(np.float32)
-    return image
+        blurred = np.asarray(windows @ kernel, dtype=np.float32)
+    return blurred
+
+
+def _tone(rng: np.random.Generator, *, saturation: tuple[float, float], value: tuple[float, float]) -> Floats:
+    """A colour of any hue."""
+    return _rgb(float(rng.uniform()), float(rng.uniform(*saturation)), float(rng.uniform(*value)))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Floats:

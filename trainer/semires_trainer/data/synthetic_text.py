@@ -1,7 +1,7 @@
-"""The little language of the synthetic benchmark: descriptions, superlatives, places and relations, each naming exactly one object.
+"""The little language of the synthetic benchmark: descriptions, superlatives, places and relations.
 
-An expression is a value (`Expression`); `referents` says which objects it can mean and `candidate_expressions` lists those that
-mean one object only, with a margin, so that no reader has to guess. Coordinates grow to the right and downwards.
+An expression is a value (`Expression`); `candidate_expressions` lists those that mean one object only, with a
+margin, so that no reader has to guess. Coordinates grow to the right and downwards.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from typing import Protocol
 CURVED_SHAPES = ("circle", "ring", "moon", "oval")
 CORNERED_SHAPES = ("square", "triangle", "star", "cross")
 SHAPES = CURVED_SHAPES + CORNERED_SHAPES
-COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 SIZES = {"larger": 1, "smaller": -1, "largest": 1, "smallest": -1}
 
+KINDS = ("attribute", "place", "size", "relation", "size-relation")
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FUNCTION_WORDS = ("the", "a", "on", "at", "of", "left", "right", "top", "bottom", "above", "below", "object")
 
 POSITION_MARGIN = 0.1
-"""A place or relation holds when the centres differ by this share of the image, and fails for others when they don't differ at all."""
+"""A place or relation holds when centres differ by this share of the image; what lies between is not said."""
 AREA_MARGIN = 1.4
 """A superlative holds when the visible areas differ at least by this factor."""
 
 
 class Describable(Protocol):
-    """What the language needs to know of an object: names, centre as a share of the image, visible area in pixels."""
+    """What the language knows of an object: names, centre as shares of the image, visible area in pixels."""
 
     @property
     def shape(self) -> str: ...
@@ -61,7 +63,7 @@ class Description:
     @property
     def text(self) -> str:
         """The phrase without article, as in `dotted red circle` or `striped object`."""
-        return " ".join(word for word in (self.texture, self.colour, self.shape or "object") if word is not None)
+        return " ".join(word for word in (self.texture, self.colour, self.shape or "object") if word)
 
     @property
     def num_words(self) -> int:
@@ -81,9 +83,9 @@ class Expression:
 
     @property
     def kind(self) -> str:
-        """`attribute`, `size`, `place`, `relation` or `size-relation`."""
-        parts = ("size" if self.size else "", "place" if self.place else "", "relation" if self.relation else "")
-        return "-".join(part for part in parts if part) or "attribute"
+        """One of `KINDS`."""
+        parts = {"size": self.size, "place": self.place, "relation": self.relation}
+        return "-".join(name for name, word in parts.items() if word) or "attribute"
 
     @property
     def text(self) -> str:
@@ -97,13 +99,13 @@ class Expression:
 
 
 def vocabulary() -> list[str]:
-    """Every token of a WordPiece vocabulary for this language; `[PAD]` is 0 and the special tokens come first, as in BERT."""
+    """All tokens of a WordPiece vocabulary for this language: `[PAD]` is 0, special tokens come first."""
     words = dict.fromkeys((*FUNCTION_WORDS, *SIZES, *COLOURS, *TEXTURES, *SHAPES))
     return [*SPECIAL_TOKENS, *words]
 
 
 def offset_along(axis: tuple[int, int], thing: Describable, origin: tuple[float, float]) -> float:
-    """How far `thing` lies from `origin` in the direction `axis`, as a share of the image (positive: in that direction)."""
+    """How far `thing` lies from `origin` in the direction `axis`, as a share of the image."""
     return axis[0] * (thing.centre[0] - origin[0]) + axis[1] * (thing.centre[1] - origin[1])
 
 
@@ -124,7 +126,8 @@ def is_superlative(word: str, areas: Sequence[int], index: int) -> bool:
 
 def descriptions_of(thing: Describable) -> Iterator[Description]:
     """Every noun phrase that is true of `thing` and says at least one property."""
-    for shape, colour, texture in itertools.product((thing.shape, None), (thing.colour, None), (thing.texture, None)):
+    said = ((thing.shape, None), (thing.colour, None), (thing.texture, None))
+    for shape, colour, texture in itertools.product(*said):
         if shape or colour or texture:
             yield Description(shape=shape, colour=colour, texture=texture)
 
@@ -148,7 +151,9 @@ def candidate_expressions(things: Sequence[Describable], target: int) -> list[Ex
     return found
 
 
-def _by_place(description: Description, things: Sequence[Describable], group: list[int], target: int) -> Iterator[Expression]:
+def _by_place(
+    description: Description, things: Sequence[Describable], group: list[int], target: int
+) -> Iterator[Expression]:
     for place, axis in PLACES.items():
         scores = [offset_along(axis, things[i], (0.5, 0.5)) for i in group]
         mine = group.index(target)
@@ -156,14 +161,18 @@ def _by_place(description: Description, things: Sequence[Describable], group: li
             yield Expression(target=description, place=place)
 
 
-def _by_size(description: Description, things: Sequence[Describable], group: list[int], target: int) -> Iterator[Expression]:
+def _by_size(
+    description: Description, things: Sequence[Describable], group: list[int], target: int
+) -> Iterator[Expression]:
     areas = [things[i].area for i in group]
     for size in SIZES:
         if is_superlative(size, areas, group.index(target)):
             yield Expression(target=description, size=size)
 
 
-def _by_relation(description: Description, things: Sequence[Describable], group: list[int], target: int) -> Iterator[Expression]:
+def _by_relation(
+    description: Description, things: Sequence[Describable], group: list[int], target: int
+) -> Iterator[Expression]:
     for anchor_index, relation in itertools.product(range(len(things)), RELATIONS):
         axis, origin = RELATIONS[relation], things[anchor_index].centre
         if anchor_index == target or offset_along(axis, things[target], origin) < POSITION_MARGIN:
@@ -172,14 +181,10 @@ def _by_relation(description: Description, things: Sequence[Describable], group:
         rivals = [i for i in others if offset_along(axis, things[i], origin) > 0]
         if any(offset_along(axis, things[i], origin) < POSITION_MARGIN for i in rivals):
             continue
-        for anchor in _unique_descriptions(things, anchor_index):
-            if not rivals:
-                yield Expression(target=description, relation=relation, anchor=anchor)
-            else:
-                areas = [things[target].area, *(things[i].area for i in rivals)]
-                for size in SIZES:
-                    if is_superlative(size, areas, 0):
-                        yield Expression(target=description, size=size, relation=relation, anchor=anchor)
+        areas = [things[i].area for i in (target, *rivals)]
+        sizes = [size for size in SIZES if is_superlative(size, areas, 0)] if rivals else [None]
+        for anchor, size in itertools.product(_unique_descriptions(things, anchor_index), sizes):
+            yield Expression(target=description, size=size, relation=relation, anchor=anchor)
 
 
 def _unique_descriptions(things: Sequence[Describable], index: int) -> Iterator[Description]:

@@ -74,8 +74,8 @@ class _Checkpoint:
 def build_model(section: ModelSection, *, seed: int, text_dropout: float = 0.1) -> LAVT:
     """LAVT on the CPU in train mode, with the weights that the section asks for.
 
-    Random weights are a function of `seed` alone; the global random state is left as it was. With `init_from` all
-    weights, and the text encoder's dimensions, are those of the checkpoint.
+    Random weights are a function of `seed` alone; the global random state is left as it was. With `init_from`
+    all weights, and the text encoder's dimensions, are those of the checkpoint.
 
     Raises:
         ConfigError: dimensions that contradict each other.
@@ -97,7 +97,7 @@ def build_model(section: ModelSection, *, seed: int, text_dropout: float = 0.1) 
 
 
 def model_shape(section: ModelSection) -> LAVT:
-    """The network without storage, for counting parameters; reads config.json of a BERT folder, but no weights.
+    """The network without storage, for counting parameters; reads a BERT folder's config.json, no weights.
 
     With `init_from` it has the text encoder of the section, not that of the checkpoint.
     """
@@ -134,9 +134,7 @@ def _config(section: ModelSection, checkpoint: _Checkpoint | None, *, text_dropo
             text=text,
         )
     except ValueError as error:
-        raise ConfigError(
-            str(error), field="spec.model.dimensions", remedy="Change heads or embedDim"
-        ) from error
+        raise ConfigError(str(error), field="spec.model.dimensions", remedy="Change heads or embedDim") from error
 
 
 def _text_config(section: ModelSection, checkpoint: _Checkpoint | None, *, dropout: float) -> TextConfig:
@@ -168,9 +166,7 @@ def count_words(vocab: Path) -> int:
         with vocab.open(encoding="utf-8") as lines:
             return sum(1 for _ in lines)
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(
-            f"cannot read the vocabulary {vocab}: {error}", field="spec.model.vocab"
-        ) from error
+        raise WeightsError(f"cannot read the vocabulary {vocab}: {error}", field="spec.model.vocab") from error
 
 
 def _read_checkpoint(section: ModelSection) -> _Checkpoint:
@@ -194,11 +190,12 @@ def _read_checkpoint(section: ModelSection) -> _Checkpoint:
 def parameter_groups(
     model: LAVT, *, weight_decay: float, optimized_text_layers: int = 10, train_embeddings: bool = False
 ) -> list[dict[str, Any]]:
-    """Optimizer groups `{name, params, weight_decay}` as published: only norms and position biases of the visual
-    half are not decayed; biases, gates, the decoder's batch norms and all of BERT's layers are.
+    """Optimizer groups `{name, params, weight_decay}` as published: in the visual half, norms and position
+    biases are not decayed; its other biases, the gates, the decoder's batch norms and BERT's layers are.
 
-    Whatever is in no group gets `requires_grad` False; gradients still flow through it to what lies before. By
-    default these are BERT's embeddings and its layers from the eleventh on, which the published code never updates.
+    Whatever is in no group gets `requires_grad` False; gradients still flow through it to what lies before.
+    By default these are BERT's embeddings and its layers from the eleventh on: the published code never
+    updates them.
     """
     visual = [
         (f"{part}.{name}", parameter)

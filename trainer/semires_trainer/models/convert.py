@@ -1,7 +1,7 @@
 """Official LAVT and SemiRES checkpoints (pickles) to our names and back. Nothing in them is ever executed.
 
-The official model differs in four ways: patch merging belongs to the stage before; fusion, gate and norm live inside
-the backbone; projections of the fusion are 1x1 convolutions; the last stage has a gate that goes nowhere.
+The official model differs in four ways: patch merging belongs to the stage before; fusion, gate and norm live
+inside the backbone; projections of the fusion are 1x1 convolutions; the last stage has a gate without effect.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ _FUSION = {
     "fused": "project_mm.0",
 }
 _GATE = {"inner": "0", "outer": "2"}
-_RULES = (
+_RULES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (
         r"backbone\.layers\.(\d+)\.downsample\.(.*)",
         lambda m: f"backbone.layers.{int(m[1]) - 1}.downsample.{m[2]}",
@@ -48,7 +48,8 @@ _RULES = (
 )
 _TEXT = "text."
 _IGNORED = re.compile(
-    r"relative_position_index$|attn_mask$|^backbone\.layers\.3\.res_gate\.|^text\.(pooler\.|embeddings\.position_ids$)"
+    r"relative_position_index$|attn_mask$|^backbone\.layers\.3\.res_gate\."
+    r"|^text\.(pooler\.|embeddings\.position_ids$)"
 )
 _BERT_HEAD_WIDTH = 64
 
@@ -71,9 +72,9 @@ def official_name(name: str) -> str:
 
 
 def read_official(path: Path, *, text_heads: int | None = None, field: str = "") -> OfficialCheckpoint:
-    """Read an official checkpoint: `{'model', 'bert_model', ...}`, or lavt_one's `{'model'}` with `text_encoder.*`.
+    """Read `{'model', 'bert_model', ...}`, or lavt_one's `{'model'}` with `text_encoder.*` inside.
 
-    `text_heads` is needed where heads of the text encoder are not 64 wide: no tensor's shape tells their number.
+    `text_heads` is needed where the text encoder's heads are not 64 wide: no shape tells their number.
 
     Raises:
         WeightsError: not such a file, unsafe, or tensors of an unknown architecture.
@@ -85,12 +86,8 @@ def read_official(path: Path, *, text_heads: int | None = None, field: str = "")
     if "bert_model" in content:
         bert = _plain_names(tensors_of(content["bert_model"], path=path, field=field))
         official |= {_TEXT + name: tensor for name, tensor in bert.items()}
-    config = infer_config(
-        official, arguments=content.get("args"), text_heads=text_heads, path=path, field=field
-    )
-    return OfficialCheckpoint(
-        config=config, state=from_official(official, config, where=str(path), field=field)
-    )
+    config = infer_config(official, arguments=content.get("args"), text_heads=text_heads, path=path, field=field)
+    return OfficialCheckpoint(config=config, state=from_official(official, config, where=str(path), field=field))
 
 
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,13 +133,10 @@ def _official_shape(name: str, tensor: Tensor) -> Tensor:
 def infer_config(
     official: Mapping[str, Tensor], *, arguments: Any, text_heads: int | None, path: Path, field: str
 ) -> LAVTConfig:
-    """Architecture from the shapes of the tensors; image size and fusion heads from the stored arguments, if any."""
+    """Architecture from the tensors' shapes; image size and fusion heads from the stored arguments."""
     stored = vars(arguments) if isinstance(arguments, Namespace) else {}
     try:
-        tables = [
-            official[f"backbone.layers.{i}.blocks.0.attn.relative_position_bias_table"].shape
-            for i in range(4)
-        ]
+        tables = [official[f"backbone.layers.{i}.blocks.0.attn.relative_position_bias_table"].shape for i in range(4)]
         return LAVTConfig(
             embed_dim=official["backbone.patch_embed.proj.weight"].shape[0],
             depths=_four(_count(official, rf"backbone\.layers\.{i}\.blocks\.(\d+)\.") for i in range(4)),
@@ -153,9 +147,7 @@ def infer_config(
             text=_infer_text(official, heads=text_heads),
         )
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise WeightsError(
-            f"{path} is no LAVT checkpoint with four Swin stages: {error}", field=field
-        ) from error
+        raise WeightsError(f"{path} is no LAVT checkpoint with four Swin stages: {error}", field=field) from error
 
 
 def _four(values: Any) -> tuple[int, int, int, int]:
@@ -189,7 +181,7 @@ def convert_checkpoint(
     image_size: int | None = None,
     text_heads: int | None = None,
 ) -> ModelInfo:
-    """Write the deployable folder `destination` from the official checkpoint `source`; returns what was written.
+    """Write the deployable folder `destination` from the official checkpoint `source`.
 
     `image_size` (pixels) overrides the size stored in the checkpoint. `vocab` is copied into the folder.
     """

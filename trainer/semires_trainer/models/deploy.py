@@ -1,4 +1,4 @@
-"""The deployable folder: model.safetensors, vocab.txt and model.json, which holds the sha256 of the others."""
+"""The deployable folder: model.safetensors, vocab.txt and model.json, which holds the sha256 of both."""
 
 from __future__ import annotations
 
@@ -103,16 +103,16 @@ def load_model(folder: Path) -> tuple[LAVT, ModelInfo]:
         WeightsError: a file is missing or damaged, or the tensors do not fit the architecture in model.json.
     """
     description = _read_description(folder)
-    for name, digest in description["sha256"].items():
+    listed = description["sha256"]
+    for name, digest in listed.items():
         _verify(folder / name, digest)
     try:
         config = config_of(description["architecture"], image_size=int(description["imageSize"]))
-        vocab = folder / VOCAB_FILE
         info = ModelInfo(
             image_size=config.image_size,
             max_tokens=int(description["maxTokens"]),
             provenance=dict(description["provenance"]),
-            vocab=vocab if vocab.is_file() else None,
+            vocab=folder / VOCAB_FILE if VOCAB_FILE in listed else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / MODEL_FILE} does not describe a model: {error!r}") from error
@@ -135,10 +135,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} does not describe a model: {error!r}") from error
-    if version != SCHEMA_VERSION or not isinstance(listed, dict) or TENSOR_FILE not in listed:
+    if version != SCHEMA_VERSION:
         raise WeightsError(
-            f"{path}: schemaVersion {version!r} is not {SCHEMA_VERSION}, or it lists no {TENSOR_FILE}"
+            f"{path}: schemaVersion is {version!r}, not {SCHEMA_VERSION}", remedy="Use the semires that wrote it"
         )
+    if not isinstance(listed, dict) or not {TENSOR_FILE} <= set(listed) <= {TENSOR_FILE, VOCAB_FILE}:
+        raise WeightsError(f"{path}: sha256 must list {TENSOR_FILE} and at most {VOCAB_FILE}, got {listed!r}")
     return dict(description)
 
 
@@ -146,9 +148,7 @@ def _verify(path: Path, digest: str) -> None:
     if not path.is_file():
         raise WeightsError(f"{path} is missing", remedy="Copy the whole model folder again")
     if _digest(path) != digest:
-        raise WeightsError(
-            f"{path} is damaged: its sha256 is not {digest}", remedy="Copy the whole model folder again"
-        )
+        raise WeightsError(f"{path} is damaged: its sha256 is not {digest}", remedy="Copy the whole model folder again")
 
 
 def _digest(path: Path) -> str:
@@ -165,8 +165,6 @@ def architecture_of(config: LAVTConfig) -> dict[str, Any]:
 
 def config_of(architecture: Mapping[str, Any], *, image_size: int) -> LAVTConfig:
     """Inverse of `architecture_of`; raises TypeError or ValueError where it is not one."""
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in architecture.items()
-    }
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.items()}
     fields["text"] = TextConfig(**architecture["text"])
     return LAVTConfig(**fields, image_size=image_size)

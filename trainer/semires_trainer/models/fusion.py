@@ -14,8 +14,8 @@ _NORM_EPS = 1e-5
 class WordFusion(nn.Module):
     """Multiply each visual token with a summary of the words chosen by attention.
 
-    The published network writes the projections as 1x1 convolutions over (B, C, S); here they are linear layers
-    over (B, S, C), which saves the transposes. Instance norm over the tokens needs S > 1.
+    The published network writes the projections as 1x1 convolutions over (B, C, S); here they are linear
+    layers over (B, S, C), which saves the transposes. Instance norm over the tokens needs S > 1.
     """
 
     def __init__(self, channels: int, *, text_width: int, heads: int) -> None:

@@ -1,7 +1,7 @@
 """LAVT: language-aware vision transformer for referring segmentation (Yang et al., CVPR 2022).
 
-After each Swin stage the words are fused into the visual tokens. The fused residual goes to the decoder; gated, it
-is also added to the tokens that the next stage reads. The gate after the last stage would go nowhere: left out.
+After each Swin stage the words are fused into the visual tokens. The fused residual goes to the decoder;
+gated, it is also added to the tokens that the next stage reads. The last stage has no gate.
 
 Shapes: B batch, H, W image (or grid) size, C channels, T tokens of text, L language width.
 """
@@ -22,7 +22,7 @@ STAGES = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LAVTConfig:
-    """Everything that decides the shape of the network; the defaults are the published Swin-B of window 12."""
+    """Everything that decides the shape of the network; the defaults are the published Swin-B, window 12."""
 
     embed_dim: int = 128
     depths: tuple[int, ...] = (2, 2, 18, 2)
@@ -40,9 +40,7 @@ class LAVTConfig:
             for stage, heads in enumerate(getattr(self, name)):
                 channels = self.embed_dim * 2**stage
                 if channels % heads:
-                    raise ValueError(
-                        f"{name}[{stage}] = {heads} does not divide the {channels} channels of the stage"
-                    )
+                    raise ValueError(f"{name}[{stage}] = {heads} does not divide the {channels} channels of the stage")
 
 
 class LAVT(nn.Module):
@@ -87,7 +85,7 @@ class LAVT(nn.Module):
         return resize(self.decoder(stages), image_BCHW.shape[-2:])
 
     def stage_outputs(self, image_BCHW: Tensor, text_BTL: Tensor, attention_mask_BT: Tensor) -> list[Tensor]:
-        """What the decoder reads, finest first: layer norm of the fused residuals, (B, C, H/4, W/4) to H/32."""
+        """What the decoder reads, finest first: the normalised fused residuals, (B, C, H/4, W/4) to 1/32."""
         outputs = []
         x_BHWC = self.backbone.patch_embed(image_BCHW)
         for index, stage in enumerate(self.backbone.layers):

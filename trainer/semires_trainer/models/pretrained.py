@@ -33,7 +33,7 @@ _BERT_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embeddin
 
 
 def load_swin(backbone: SwinBackbone, source: str, *, field: str = "spec.model.swin") -> None:
-    """Fill the backbone from a file with timm's or Microsoft's names: safetensors or pickle, path or hf://."""
+    """Fill the backbone from a file with timm's or Microsoft's names: a path or hf://, either format."""
     path = locate(source, WEIGHT_FILES, field=field)
     state = timm_names(read_state(path, field=field))
     _check_window(backbone, state, path=path, field=field)
@@ -81,9 +81,7 @@ def read_text_config(source: str, *, dropout: float, field: str = "spec.model.be
         dimensions = {ours: int(settings[theirs]) for ours, theirs in _BERT_SETTINGS.items()}
         config = TextConfig(**dimensions, dropout=dropout)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{path} is not the config.json of a BERT model: {error!r}", field=field
-        ) from error
+        raise WeightsError(f"{path} is not the config.json of a BERT model: {error!r}", field=field) from error
     for name, value in _BERT_FIXED.items():
         if settings.get(name, value) != value:
             raise WeightsError(
@@ -95,7 +93,7 @@ def read_text_config(source: str, *, dropout: float, field: str = "spec.model.be
 
 
 def load_bert(encoder: BertModel, source: str, *, field: str = "spec.model.bert") -> None:
-    """Fill the text encoder from a BERT folder: model.safetensors, else pytorch_model.bin (never executed)."""
+    """Fill the text encoder from a BERT folder: model.safetensors, or pytorch_model.bin."""
     path = locate(source, WEIGHT_FILES, field=field)
     state = {_bert_name(name): tensor for name, tensor in read_state(path, field=field).items()}
     state = {name: tensor for name, tensor in state.items() if not _BERT_IGNORED.search(name)}

@@ -1,7 +1,7 @@
 """Swin Transformer stages as LAVT runs them: timm's layers, windows padded first and rolled second.
 
-timm rolls the tokens and pads afterwards, LAVT pads and then rolls; the two differ wherever a token grid is not
-a multiple of the window. LAVT also never shrinks a window larger than the grid. Parameters keep timm's names.
+timm rolls the tokens and pads afterwards, LAVT pads and then rolls; the two differ wherever a token grid is
+not a multiple of the window. LAVT never shrinks a window larger than the grid. Parameters keep timm's names.
 
 Shapes: B batch, H, W tokens of the grid, C channels, N tokens of a window, G windows of the grid, h heads.
 """
@@ -23,7 +23,7 @@ _BLOCKED = -100.0
 """Added to the score of two tokens that are neighbours only because of the roll."""
 
 
-class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]
+class PadThenRollBlock(SwinTransformerBlock):
     """timm's block with LAVT's window attention; `mask` comes from the stage, once per grid."""
 
     def __init__(self, dim: int, *, heads: int, window: int, shift: int, drop_path: float) -> None:
@@ -42,7 +42,8 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]
     def forward(self, x_BHWC: Tensor, mask_GNN: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C). `mask_GNN` is used by shifted blocks only."""
         x_BHWC = x_BHWC + self.drop_path1(self._window_attention(self.norm1(x_BHWC), mask_GNN))
-        return x_BHWC + self.drop_path2(self.mlp(self.norm2(x_BHWC)))
+        out: Tensor = x_BHWC + self.drop_path2(self.mlp(self.norm2(x_BHWC)))
+        return out
 
     def _window_attention(self, x_BHWC: Tensor, mask_GNN: Tensor | None) -> Tensor:
         _, height, width, channels = x_BHWC.shape
@@ -72,27 +73,27 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]
             query, key, value = query.reshape(folded), key.reshape(folded), value.reshape(folded)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         out = out.reshape(num_windows, attn.num_heads, num_tokens, -1).transpose(1, 2)
-        return attn.proj(out.reshape(num_windows, num_tokens, channels))
+        mixed: Tensor = attn.proj(out.reshape(num_windows, num_tokens, channels))
+        return mixed
 
     def _position_bias(self) -> Tensor:
         """Relative position bias of every head, (1, h, N, N)."""
         attn = self.attn
         num_tokens = self.window * self.window
-        rows = attn.relative_position_bias_table.index_select(0, attn.relative_position_index.view(-1))
+        table: Tensor = attn.relative_position_bias_table
+        rows = table.index_select(0, attn.get_buffer("relative_position_index").view(-1))
         return rows.view(1, num_tokens, num_tokens, -1).permute(0, 3, 1, 2).contiguous()
 
 
 class SwinStage(nn.Module):
-    """Patch merging (but in the first stage), then blocks that alternate between plain and shifted windows."""
+    """Patch merging (but in the first stage), then blocks with plain and shifted windows in turn."""
 
     def __init__(self, dim: int, *, heads: int, window: int, drop_path: Sequence[float], merge: bool) -> None:
         super().__init__()
         self.window = window
         self.downsample = PatchMerging(dim // 2, dim) if merge else nn.Identity()
         self.blocks = nn.ModuleList(
-            PadThenRollBlock(
-                dim, heads=heads, window=window, shift=(index % 2) * (window // 2), drop_path=rate
-            )
+            PadThenRollBlock(dim, heads=heads, window=window, shift=(index % 2) * (window // 2), drop_path=rate)
             for index, rate in enumerate(drop_path)
         )
         self._masks: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
@@ -153,9 +154,7 @@ def drop_path_rates(depths: Sequence[int], last: float) -> list[list[float]]:
     return [rates[start:end] for start, end in pairwise(ends)]
 
 
-def shifted_window_mask(
-    height: int, width: int, *, window: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def shifted_window_mask(height: int, width: int, *, window: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Mask (G, N, N) for windows rolled by half their size: 0 within a region, -100 across regions."""
     rows = _regions(height, window, device)
     columns = _regions(width, window, device)

@@ -50,7 +50,7 @@ def build_text_encoder(config: TextConfig) -> BertModel:
 def encode_text(encoder: BertModel, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
     """Last hidden state (B, T, L). Padded words are not attended to; their own features are meaningless."""
     batch, tokens = input_ids_BT.shape
-    # of two dimensions, transformers would ask on the host whether the mask is all ones; of four it takes it as is
+    # for a mask (B, T), transformers would ask on the host whether it is all ones; this one it takes as it is
     mask = attention_mask_BT.bool()[:, None, None, :].expand(batch, 1, tokens, tokens)
     features: Tensor = encoder(input_ids=input_ids_BT, attention_mask=mask).last_hidden_state
     return features

@@ -12,7 +12,7 @@ from typing import Any
 import safetensors
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,28 +43,25 @@ def locate(source: str, names: Sequence[str], *, field: str) -> Path:
     for name in names:
         if (path / name).is_file():
             return path / name
-    problem = (
-        f"the folder {path} holds none of {', '.join(names)}"
-        if path.is_dir()
-        else f"no file or folder {path}"
-    )
+    problem = f"the folder {path} holds none of {', '.join(names)}" if path.is_dir() else f"no file or folder {path}"
     raise WeightsError(problem, field=field, remedy=f"Give a local path, {HUB}owner/repo or 'random'")
 
 
 def _download(source: str, names: Sequence[str], *, field: str) -> Path:
     repository, _, revision = source.removeprefix(HUB).partition("@")
+    not_cached: Exception | None = None
     for name in names:
         try:
             return Path(hf_hub_download(repository, name, revision=revision or None))
-        except EntryNotFoundError as error:
-            # "not in the cache" when offline is of this class too; only an answer of the hub means "try the next"
-            if getattr(error, "response", None) is None:
-                raise _unreachable(source, name, error, field=field) from error
+        except LocalEntryNotFoundError as error:  # the hub did not answer, and the cache does not have it
+            not_cached = error
+        except EntryNotFoundError:
+            continue
         except (OSError, ValueError) as error:
             raise _unreachable(source, name, error, field=field) from error
-    raise WeightsError(
-        f"{source} holds none of {', '.join(names)}", field=field, remedy="Name another repository"
-    )
+    if not_cached is not None:
+        raise _unreachable(source, names[0], not_cached, field=field) from not_cached
+    raise WeightsError(f"{source} holds none of {', '.join(names)}", field=field, remedy="Name another one")
 
 
 def _unreachable(source: str, name: str, error: Exception, *, field: str) -> WeightsError:
@@ -77,7 +74,7 @@ def _unreachable(source: str, name: str, error: Exception, *, field: str) -> Wei
 
 
 def read_state(path: Path, *, field: str) -> dict[str, Tensor]:
-    """Named tensors of a safetensors file or a pickle, unwrapped from `{'model': ...}` or `{'state_dict': ...}`."""
+    """Named tensors of a safetensors file or a pickle, out of `{'model': ...}` or `{'state_dict': ...}`."""
     if path.suffix == ".safetensors":
         return read_safetensors(path, field=field)
     content = read_pickle(path, field=field)
@@ -121,9 +118,7 @@ def read_pickle(path: Path, *, field: str) -> Any:
         raise WeightsError(f"{path} is not a readable checkpoint: {detail}", field=field) from error
 
 
-def check_tensors(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, where: str, field: str
-) -> None:
+def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, where: str, field: str) -> None:
     """Raise a WeightsError that lists the first ten names that are missing, foreign or of another shape."""
     problems = {
         "missing": sorted(set(expected) - set(found)),
@@ -135,9 +130,7 @@ def check_tensors(
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(
-            f"{len(names)} {kind}: {_first(names)}" for kind, names in problems.items() if names
-        )
+        listed = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in problems.items() if names)
         raise WeightsError(
             f"{where} is not for this architecture: {listed}",
             field=field,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from semires_trainer.errors import DataError, InfrastructureError
 from semires_trainer.proposals.masks import Proposal, sha256_of
-from semires_trainer.proposals.store import IMAGES_PER_SHARD, ProposalStore, StoreKey, StoreWriter
+from semires_trainer.proposals.store import IMAGES_PER_SHARD, ProposalStore, StoreKey
 
 FLUSH_SECONDS = 300.0
 
@@ -53,7 +53,14 @@ class ImageInput:
     sha256: str
     """Hexadecimal sha256 of the file's bytes: the key of its record."""
     keys: tuple[str, ...] = ()
-    """Names of the image in a Precomputed folder: its ref ids, or its image id. Other generators ignore them."""
+    """Names of the image in a Precomputed folder: its ref ids, or its image id. Others ignore them."""
+
+
+class Decode(Protocol):
+    """Makes an RGB picture of an image file's bytes; a module's function, so that workers can have it."""
+
+    def __call__(self, content: bytes, *, name: str) -> Image.Image:
+        """DataError naming `name` if the bytes are damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +69,7 @@ class ImageReader:
 
     read: Callable[[str], bytes]
     """Bytes of the named image file."""
-    decode: Callable[[bytes], Image.Image]
-    """RGB picture of such bytes; a function of a module, so that worker processes can have it."""
+    decode: Decode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +88,7 @@ class GenerateReport:
 
 def key_of(proposer: Proposer) -> StoreKey:
     """The key of the store that holds this proposer's masks."""
-    return StoreKey(
-        generator=proposer.name, parameters=proposer.parameters(), weights_sha256=proposer.weights_sha256
-    )
+    return StoreKey(generator=proposer.name, parameters=proposer.parameters(), weights_sha256=proposer.weights_sha256)
 
 
 def hash_images(file_names: Iterable[str], read: Callable[[str], bytes]) -> dict[str, str]:
@@ -132,9 +136,7 @@ def generate_missing(
     finally:
         writer.flush()
     store.refresh()
-    return GenerateReport(
-        images=len(unique), present=present, generated=len(todo), proposals=num_proposals
-    )
+    return GenerateReport(images=len(unique), present=present, generated=len(todo), proposals=num_proposals)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,9 +152,9 @@ def _records(
     """Records in the order of `images`, whatever the number of workers."""
     if workers <= 0 or len(images) < 2:
         for image in images:
-            yield image, _propose(proposer, reader.decode, _read_checked(image, reader), image.keys)
+            yield image, _propose(proposer, reader.decode, image, _read_checked(image, reader))
         return
-    # Spawned, not forked: the parent has threads (torch, progress bars), and a forked child may inherit held locks.
+    # Spawned, not forked: the parent has threads (torch, progress bars), whose locks a fork may find held.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
     try:
         yield from _records_from(pool, images, proposer, reader, ahead=4 * workers)
@@ -164,25 +166,28 @@ def _records(
 
 
 def _records_from(
-    pool: ProcessPoolExecutor, images: Sequence[ImageInput], proposer: Proposer, reader: ImageReader, *, ahead: int
+    pool: ProcessPoolExecutor,
+    images: Sequence[ImageInput],
+    proposer: Proposer,
+    reader: ImageReader,
+    *,
+    ahead: int,
 ) -> Iterator[tuple[ImageInput, _Record]]:
     waiting: deque[tuple[ImageInput, Future[_Record]]] = deque()
     remaining = iter(images)
     while True:
         for image in islice(remaining, ahead - len(waiting)):
             content = _read_checked(image, reader)
-            waiting.append((image, pool.submit(_propose, proposer, reader.decode, content, image.keys)))
+            waiting.append((image, pool.submit(_propose, proposer, reader.decode, image, content)))
         if not waiting:
             return
         image, future = waiting.popleft()
         yield image, future.result()
 
 
-def _propose(
-    proposer: Proposer, decode: Callable[[bytes], Image.Image], content: bytes, keys: tuple[str, ...]
-) -> _Record:
-    image_HW3 = np.asarray(decode(content), dtype=np.uint8)
-    proposals = proposer.propose(image_HW3, keys)
+def _propose(proposer: Proposer, decode: Decode, image: ImageInput, content: bytes) -> _Record:
+    image_HW3 = np.asarray(decode(content, name=image.file_name), dtype=np.uint8)
+    proposals = proposer.propose(image_HW3, image.keys)
     return _Record(height=image_HW3.shape[0], width=image_HW3.shape[1], proposals=proposals)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semires_trainer.errors import DataError
-from semires_trainer.proposals.masks import ImageProposals, decode_transposed
+from semires_trainer.proposals.masks import BoolMask, ImageProposals, fill_runs, run_edges
 from semires_trainer.proposals.store import ProposalStore, digests, is_partition, no_record, offsets
 from semires_trainer.proposals.tensor_file import Arrays, damaged, map_tensors, save_tensors
 
@@ -29,7 +29,6 @@ Packed = tuple[NDArray[np.uint8], NDArray[np.int32]]
 Progress = Callable[[int, int], None]
 
 _VERSION = 1
-_MASKS_AT_ONCE = 32
 
 _CACHE = {
     "images": "U8",  # (N, 32) sha256 of the image files
@@ -52,13 +51,17 @@ def nearest_indices(source: int, target: int) -> NDArray[np.int64]:
     return index.clip(max=source - 1)
 
 
-def resize_masks(proposals: ImageProposals, size: int) -> Iterator[NDArray[np.bool_]]:
-    """Each proposal as (S, S) bool, nearest-resized, without holding more than a few at full size."""
-    rows, columns = nearest_indices(proposals.height, size), nearest_indices(proposals.width, size)
-    for first in range(0, len(proposals), _MASKS_AT_ONCE):
-        few = proposals.rles[first : first + _MASKS_AT_ONCE]
-        for mask_WH in decode_transposed(few, height=proposals.height, width=proposals.width):
-            yield mask_WH[columns][:, rows].T.astype(np.bool_, order="C")
+def resize_masks(proposals: ImageProposals, size: int) -> Iterator[BoolMask]:
+    """Each proposal as (S, S) bool, nearest-resized.
+
+    The runs are moved to the S x S grid before they are filled: no mask is ever made at full size.
+    """
+    rows = nearest_indices(proposals.height, size)
+    columns, column_of = np.unique(nearest_indices(proposals.width, size), return_inverse=True)
+    sources = (columns[:, None] * proposals.height + rows).ravel()  # ascending: column-major positions
+    for edges in run_edges(proposals.rles, height=proposals.height, width=proposals.width):
+        filled = fill_runs(np.searchsorted(sources, edges), sources.size).reshape(len(columns), size)
+        yield filled[column_of].T
 
 
 class PackedCache:
@@ -67,7 +70,8 @@ class PackedCache:
     def __init__(self, store: ProposalStore, size: int, *, folder: Path | None = None) -> None:
         self.store = store
         self.size = size
-        self.folder = (folder or store.folder) / f"packed-{size}-v{_VERSION}"
+        home = folder / store.folder.name if folder else store.folder
+        self.folder = home / f"packed-{size}-v{_VERSION}"
         self._maps: dict[str, Arrays] = {}
         self._places: dict[str, tuple[str, int]] = {}
 
@@ -171,14 +175,16 @@ class PackedCache:
         }
 
 
-def _pack_mask(mask_SS: NDArray[np.bool_]) -> tuple[tuple[int, int, int, int], int, bytes]:
+def _pack_mask(mask_SS: BoolMask) -> tuple[tuple[int, int, int, int], int, bytes]:
     """Window (rows, then byte columns, half-open), area and packed bits of one mask."""
-    packed = np.packbits(mask_SS, axis=1)
-    rows, columns = np.flatnonzero(packed.any(axis=1)), np.flatnonzero(packed.any(axis=0))
+    rows, columns = np.flatnonzero(mask_SS.any(axis=1)), np.flatnonzero(mask_SS.any(axis=0))
     if rows.size == 0:
         return (0, 0, 0, 0), 0, b""
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    return (top, bottom, left, right), int(mask_SS.sum()), packed[top:bottom, left:right].tobytes()
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    left, right = int(columns[0]) // 8, int(columns[-1]) // 8 + 1
+    window = np.ascontiguousarray(mask_SS[top:bottom, 8 * left : 8 * right])
+    area, bits = int(np.count_nonzero(window)), np.packbits(window, axis=1)
+    return (top, bottom, left, right), area, bits.tobytes()
 
 
 def _windows_fit(cached: Arrays, *, size: int, row_bytes: int) -> bool:

@@ -1,8 +1,8 @@
 """Proposals that exist already: the JSON files of the SemiRES release.
 
-One file per object, `<ref id>.json` (or per image, `<image id>.json`): a list of {"counts": [start, length, ...],
-"size": [height, width]} with starts that count from 1 down the columns. Not COCO's run lengths. The release repeats
-the masks of an image for each of its objects; the store keeps them once.
+One file per object, `<ref id>.json` (or per image, `<image id>.json`): a list of
+{"counts": [start, length, ...], "size": [height, width]} with starts that count from 1 down the columns. Not
+COCO's run lengths. The release repeats an image's masks for each of its objects; the store keeps them once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PrecomputedProposer:
         height, width = image_HW3.shape[:2]
         entries = _parse(content, first)
         return [
-            Proposal(rle=_decode_entry(entry, f"{first}, mask {number}", height=height, width=width))
+            Proposal(rle=decode_official(entry, where=f"{first}, mask {number}", height=height, width=width))
             for number, entry in enumerate(entries)
         ]
 
@@ -73,8 +73,8 @@ class PrecomputedProposer:
 def decode_official(entry: object, *, where: str, height: int, width: int) -> Rle:
     """One {"counts": [start, length, ...], "size": [H, W]} of the release as COCO run lengths.
 
-    DataError, naming `where`, if it is not of this form, not of the image's size, or its runs leave the image,
-    overlap or go backwards.
+    DataError, naming `where`, if it is not of this form, not of the image's size, or its runs leave the
+    image, overlap or go backwards.
     """
     counts = entry.get("counts") if isinstance(entry, dict) else None
     size = entry.get("size") if isinstance(entry, dict) else None
@@ -107,10 +107,6 @@ def _coco_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], *, total: int
     joined[:-1] |= joined[1:]
     kept = np.concatenate([[0], edges[~joined], [total]])
     return [int(run) for run in np.diff(kept)]
-
-
-def _decode_entry(entry: object, where: str, *, height: int, width: int) -> Rle:
-    return decode_official(entry, where=where, height=height, width=width)
 
 
 def _parse(content: bytes, path: Path) -> list[Any]:

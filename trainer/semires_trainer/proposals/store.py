@@ -171,24 +171,36 @@ class ProposalStore:
         return shard
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Record:
+    height: int
+    width: int
+    proposals: tuple[Proposal, ...]
+    boxes_P4: NDArray[np.int32]
+    areas_P: NDArray[np.int64]
+
+
 class StoreWriter:
     """Collects records and publishes them as shards. Any number of processes may each have one."""
 
     def __init__(self, folder: Path, *, images_per_shard: int) -> None:
         self._folder = folder
         self._images_per_shard = images_per_shard
-        self._pending: dict[str, tuple[int, int, Sequence[Proposal]]] = {}
+        self._pending: dict[str, _Record] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def add(self, image_sha256: str, proposals: Sequence[Proposal], *, height: int, width: int) -> None:
-        """Add the record of one image (H, W in pixels); no proposals at all is a valid record."""
-        for number, proposal in enumerate(proposals):
-            if proposal.rle["size"] != [height, width]:
-                message = f"proposal {number} of image {image_sha256[:12]} has size {proposal.rle['size']}"
-                raise DataError(f"{message}, the image {[height, width]}")
-        self._pending[image_sha256] = (height, width, tuple(proposals))
+        """Add the record of one image (H, W in pixels); no proposals at all is a valid record.
+
+        DataError if a mask is damaged or not of the image's size.
+        """
+        rles = [proposal.rle for proposal in proposals]
+        boxes_P4, areas_P = measure(rles, height=height, width=width)
+        self._pending[image_sha256] = _Record(
+            height=height, width=width, proposals=tuple(proposals), boxes_P4=boxes_P4, areas_P=areas_P
+        )
         if len(self._pending) >= self._images_per_shard:
             self.flush()
 
@@ -207,18 +219,18 @@ def no_record(image_sha256: str, folder: Path) -> DataError:
     return DataError(message, remedy="Run `semires propose` with the same manifest.")
 
 
-def _build_shard(records: dict[str, tuple[int, int, Sequence[Proposal]]]) -> Arrays:
-    ordered = sorted(records.items())
-    proposals = [proposal for _, (_, _, of_image) in ordered for proposal in of_image]
+def _build_shard(pending: dict[str, _Record]) -> Arrays:
+    images = sorted(pending)
+    records = [pending[image] for image in images]
+    proposals = [proposal for record in records for proposal in record.proposals]
     runs = [proposal.rle["counts"] for proposal in proposals]
-    boxes_M4, areas_M = measure(proposals)
     scores = [(proposal.predicted_iou, proposal.stability) for proposal in proposals]
     return {
-        "images": digests([image for image, _ in ordered]),
-        "sizes": np.array([record[:2] for _, record in ordered], dtype=np.int32).reshape(-1, 2),
-        "first_proposal": offsets([len(of_image) for _, (_, _, of_image) in ordered]),
-        "boxes": boxes_M4,
-        "areas": areas_M,
+        "images": digests(images),
+        "sizes": np.array([(record.height, record.width) for record in records], dtype=np.int32),
+        "first_proposal": offsets([len(record.proposals) for record in records]),
+        "boxes": np.concatenate([record.boxes_P4 for record in records]),
+        "areas": np.concatenate([record.areas_P for record in records]),
         "scores": np.array(scores, dtype=np.float32).reshape(-1, 2),
         "first_byte": offsets([len(counts) for counts in runs]),
         "runs": np.frombuffer(b"".join(runs), dtype=np.uint8),
@@ -261,10 +273,7 @@ def _read_record(shard: Arrays, row: int) -> ImageProposals:
     height, width = (int(n) for n in shard["sizes"][row])
     cuts = shard["first_byte"][first : last + 1].tolist()
     runs = shard["runs"][cuts[0] : cuts[-1]].tobytes()
-    rles = [
-        Rle(size=[height, width], counts=runs[begin - cuts[0] : end - cuts[0]])
-        for begin, end in pairwise(cuts)
-    ]
+    rles = [Rle(size=[height, width], counts=runs[begin - cuts[0] : end - cuts[0]]) for begin, end in pairwise(cuts)]
     return ImageProposals(
         height=height,
         width=width,

@@ -1,8 +1,8 @@
-"""Losses of burn-in and mutual learning (algorithm.md 1.2, 1.3.5), as sums that several processes can add up.
+"""Losses of burn-in and of mutual learning, as sums that several processes can add up.
 
 Every loss takes the global number it is divided by, so that the sum over micro-batches and ranks is the loss
-of the whole batch. All of it is computed in float32 (float64 stays float64), whatever the precision of the
-logits.
+of the whole batch. All is computed in float32 (float64 stays float64), whatever the precision of the logits.
+
 Shapes: B samples, 2 classes (0 background, 1 foreground), H height, W width.
 """
 
@@ -75,7 +75,7 @@ def cross_entropy(logits_B2HW: Tensor, target_BHW: Tensor) -> Tensor:
 
 
 def class_weight_sum(target_BHW: Tensor, class_weights: ClassWeights) -> Tensor:
-    """Sum of the class weights of all pixels, a float64 scalar: this batch's part of burn-in's denominator."""
+    """Sum of the class weights of all pixels, a float64 scalar: its share of burn-in's denominator."""
     foreground = (target_BHW != 0).sum(dtype=torch.int64).to(torch.float64)
     return class_weights[0] * (target_BHW.numel() - foreground) + class_weights[1] * foreground
 
@@ -161,7 +161,8 @@ def _margin(logits_B2HW: Tensor) -> Tensor:
 
 def _class_weight_map(target_BHW: Tensor, class_weights: ClassWeights, dtype: torch.dtype) -> Tensor:
     background, foreground = class_weights
-    return torch.where(target_BHW != 0, foreground, background).to(dtype)
+    weights = torch.full(target_BHW.shape, background, dtype=dtype, device=target_BHW.device)
+    return weights.masked_fill_(target_BHW != 0, foreground)
 
 
 def _class_weighted(logits_B2HW: Tensor, target_BHW: Tensor, class_weights: ClassWeights) -> Tensor:

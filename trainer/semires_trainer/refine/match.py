@@ -1,5 +1,4 @@
-"""Refinement of pseudo-labels by proposals: IOM (Eq. 6), CPI, CPI-U, CPI-O (Eq. 7, 8; Algorithm 1, lines
-10-15).
+"""Refinement of pseudo-labels by proposals: IOM (Eq. 6), CPI, CPI-U and CPI-O (Eq. 7, 8; Algorithm 1).
 
 With c the pseudo-label and M_k a proposal of the same image, in float32:
     IOM    the proposal with the largest |c n M_k| / |c u M_k|, if above `iou`; the first of equals
@@ -63,14 +62,14 @@ def refine(
     index_B = torch.full((proposals.samples,), -1, device=pseudo_BHW.device)
     if strategy == "IOM":
         overlap_P = shared_P / (pseudo_area_P + proposals.area_P - shared_P)
-        index_B = _first_best(overlap_P, proposals, threshold=iou)
-        selected_P = _positions(proposals) == index_B[proposals.sample_index_P]
+        index_B, selected_P = _first_best(overlap_P, proposals, threshold=iou)
+        matched_B = index_B >= 0
     else:
         covered_P = shared_P / (pseudo_area_P + _EPSILON) > inter1
         inside_P = shared_P / proposals.area_P > inter2
         selected_P = _by_integration(strategy, covered_P, inside_P)
-    matched_B = _any_per_sample(selected_P, proposals)
-    target_BHW = torch.where(matched_B[:, None, None], unpack(unions(proposals, selected_P)), pseudo_BHW)
+        matched_B = _any_per_sample(selected_P, proposals)
+    target_BHW = unpack(unions(proposals, selected_P, otherwise_BHW8=packed_BHW8))
     return Refinement(target_BHW=target_BHW, matched_B=matched_B, index_B=index_B, selected_P=selected_P)
 
 
@@ -84,23 +83,18 @@ def _by_integration(strategy: Strategy, covered_P: Tensor, inside_P: Tensor) -> 
     raise ValueError(f"refinement strategy: expected CPI-U, CPI, CPI-O, IOM or None, got {strategy!r}")
 
 
-def _first_best(overlap_P: Tensor, proposals: ProposalBatch, *, threshold: float) -> Tensor:
-    """Position in its sample of the first proposal with the largest overlap, if above the threshold, or -1."""
-    score_P = torch.where(overlap_P > threshold, overlap_P, -1.0)  # NaN compares false and becomes -1
+def _first_best(overlap_P: Tensor, proposals: ProposalBatch, *, threshold: float) -> tuple[Tensor, Tensor]:
+    """The first proposal of each sample with the largest overlap above the threshold: its index or -1, its flag."""
+    score_P = overlap_P.masked_fill(~(overlap_P > threshold), -1.0)  # NaN compares false and becomes -1
     best_B = score_P.new_full((proposals.samples,), -1.0)
     best_B.scatter_reduce_(0, proposals.sample_index_P, score_P, "amax")
     is_best_P = (score_P == best_B[proposals.sample_index_P]) & (score_P >= 0)
-    none = max(proposals.counts)
-    candidate_P = torch.where(is_best_P, _positions(proposals), none)
-    index_B = candidate_P.new_full((proposals.samples,), none)
-    index_B.scatter_reduce_(0, proposals.sample_index_P, candidate_P, "amin")
-    return torch.where(index_B == none, -1, index_B)
-
-
-def _positions(proposals: ProposalBatch) -> Tensor:
-    """Position of each proposal within its sample."""
-    starts = torch.tensor(proposals.starts[:-1], device=proposals.area_P.device)
-    return torch.arange(proposals.area_P.shape[0], device=starts.device) - starts[proposals.sample_index_P]
+    position_P, none = proposals.position_P, max(proposals.counts)
+    candidate_P = position_P.masked_fill(~is_best_P, none)
+    first_B = candidate_P.new_full((proposals.samples,), none)
+    first_B.scatter_reduce_(0, proposals.sample_index_P, candidate_P, "amin")
+    selected_P = position_P == first_B[proposals.sample_index_P]
+    return first_B.masked_fill(first_B == none, -1), selected_P
 
 
 def _any_per_sample(selected_P: Tensor, proposals: ProposalBatch) -> Tensor:

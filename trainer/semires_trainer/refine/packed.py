@@ -3,6 +3,7 @@
 Layout: `numpy.packbits(mask, axis=-1)`, most significant bit left; the width is a multiple of 32.
 On a CPU the bits are counted where they lie (numpy reads the tensor's memory); on a GPU by tensor operations
 that never wait for the device. Both count exactly.
+
 Shapes: B samples, P proposals of all samples, H height, W width, W8 = W / 8.
 """
 
@@ -43,9 +44,7 @@ class ProposalBatch:
         lengths = (self.packed_PHW8.shape[0], self.sample_index_P.shape[0], self.area_P.shape[0])
         if self.packed_PHW8.dim() != 3 or self.packed_PHW8.dtype != torch.uint8 or lengths != (total,) * 3:
             found = f"{tuple(self.packed_PHW8.shape)} {self.packed_PHW8.dtype}, lengths {lengths}"
-            raise ValueError(
-                f"proposals: expected {total} packed uint8 masks, indices and areas, got {found}"
-            )
+            raise ValueError(f"proposals: expected {total} packed masks, indices and areas, got {found}")
 
     @classmethod
     def stack(cls, samples: Sequence[tuple[Tensor, Tensor]]) -> ProposalBatch:
@@ -79,6 +78,12 @@ class ProposalBatch:
     def starts(self) -> tuple[int, ...]:
         """Position of the first proposal of each sample, and the end of the last sample."""
         return (0, *itertools.accumulate(self.counts))
+
+    @property
+    def position_P(self) -> Tensor:
+        """int64: position of each proposal within its sample."""
+        start_P = torch.searchsorted(self.sample_index_P, self.sample_index_P)
+        return torch.arange(self.area_P.shape[0], device=start_P.device) - start_P
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ProposalBatch:
         """The same batch on another device."""
@@ -147,24 +152,23 @@ def intersections(proposals: ProposalBatch, packed_BHW8: Tensor) -> Tensor:
     result = np.zeros(len(words), dtype=np.int64)
     ranges = itertools.pairwise(proposals.starts)
     for mask, (start, stop) in zip(_numpy_words(packed_BHW8), ranges, strict=True):
-        filled = np.flatnonzero(mask)
-        if start == stop or not filled.size:
-            continue
-        rows = slice(filled[0], filled[-1] + 1)  # outside the mask's rows nothing can be shared
-        shared = np.bitwise_count(words[start:stop, rows] & mask[rows])
-        result[start:stop] = np.add.reduce(shared, axis=1, dtype=np.uint32)
+        filled = np.flatnonzero(mask)  # where the mask has no pixel nothing can be shared: most words are left out
+        shared = words[start:stop].take(filled, axis=1)
+        shared &= mask[filled]
+        result[start:stop] = np.add.reduce(np.bitwise_count(shared), axis=1, dtype=np.uint32)
     return torch.from_numpy(result)
 
 
-def unions(proposals: ProposalBatch, selected_P: Tensor) -> Tensor:
-    """Union of each sample's selected proposals, packed: uint8 (B, H, W/8); empty where none is selected."""
+def unions(proposals: ProposalBatch, selected_P: Tensor, *, otherwise_BHW8: Tensor) -> Tensor:
+    """Union of each sample's selected proposals, or `otherwise` where none is selected; all packed (B, H, W/8)."""
     if selected_P.device.type != "cpu":
-        return _unions_on_device(proposals, selected_P)
+        return _unions_on_device(proposals, selected_P, otherwise_BHW8)
     words, selected = _numpy_words(proposals.packed_PHW8), selected_P.numpy()
-    result = torch.zeros((proposals.samples, *proposals.packed_PHW8.shape[1:]), dtype=torch.uint8)
+    result = otherwise_BHW8.clone()
     for union, (start, stop) in zip(_numpy_words(result), itertools.pairwise(proposals.starts), strict=True):
-        for index in start + np.flatnonzero(selected[start:stop]):
-            np.bitwise_or(union, words[index], out=union)
+        chosen = start + np.flatnonzero(selected[start:stop])
+        if chosen.size:
+            np.bitwise_or.reduce(words[chosen], axis=0, out=union)
     return result
 
 
@@ -195,18 +199,19 @@ def _intersections_on_device(proposals: ProposalBatch, packed_BHW8: Tensor) -> T
     return _count_bits(_words(proposals.packed_PHW8) & masks)
 
 
-def _unions_on_device(proposals: ProposalBatch, selected_P: Tensor) -> Tensor:
+def _unions_on_device(proposals: ProposalBatch, selected_P: Tensor, otherwise_BHW8: Tensor) -> Tensor:
     """Bring every sample to the same number of rows, a power of two, and OR the halves until one is left."""
     words = _words(proposals.packed_PHW8)
     rows = 1 << max(max(proposals.counts) - 1, 0).bit_length()
-    starts = torch.tensor(proposals.starts[:-1], device=words.device)
-    position_P = torch.arange(len(words), device=words.device) - starts[proposals.sample_index_P]
     table = words.new_zeros((proposals.samples, rows, words.shape[1]))
-    table[proposals.sample_index_P, position_P] = words * selected_P[:, None]
+    table[proposals.sample_index_P, proposals.position_P] = words * selected_P[:, None]
     while rows > 1:
         rows //= 2
         table = table[:, :rows] | table[:, rows:]
-    return table.contiguous().view(torch.uint8).reshape(proposals.samples, *proposals.packed_PHW8.shape[1:])
+    union_BHW8 = table.contiguous().view(torch.uint8).reshape(otherwise_BHW8.shape)
+    any_B = torch.zeros(proposals.samples, dtype=torch.int64, device=words.device)
+    any_B.index_add_(0, proposals.sample_index_P, selected_P.to(torch.int64))
+    return torch.where(any_B[:, None, None] > 0, union_BHW8, otherwise_BHW8)
 
 
 def _pack_on_device(mask: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class RefinementTally:
 
 @torch.no_grad()
 def count(refinement: Refinement, *, pseudo_BHW: Tensor, truth_BHW: Tensor | None = None) -> Tensor:
-    """Counts in the order of `RefinementTally`'s fields, int64 (6,), on the device: to be added up, rarely read."""
+    """Counts in the order of `RefinementTally`, int64 (6,), on the device: add them up, read them rarely."""
     matched_B = refinement.matched_B
     counts = [torch.full_like(matched_B, True).sum(), matched_B.sum(), refinement.selected_P.sum()]
     if truth_BHW is None:

@@ -66,9 +66,7 @@ class Resources(Section):
     """Pods, one per node."""
     gpus_per_node: Annotated[int, Field(strict=True, ge=0, le=16)] = 4
     """GPUs of each pod; 0 trains on the CPU."""
-    gpu_resource: Annotated[Text, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = (
-        "nvidia.com/gpu"
-    )
+    gpu_resource: Annotated[Text, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
     """Name of the GPU resource."""
     cpu: Quantity = "16"
     """CPUs of each pod."""
@@ -83,9 +81,9 @@ class Resources(Section):
 class FailureRule(Section):
     """What to do about one kind of failure. Exactly one of exitCodes, podReasons."""
 
-    exit_codes: (
-        Annotated[tuple[ExitCode, ...], Field(min_length=1, max_length=64), AfterValidator(unique)] | None
-    ) = None
+    exit_codes: Annotated[tuple[ExitCode, ...], Field(min_length=1, max_length=64), AfterValidator(unique)] | None = (
+        None
+    )
     """Exit codes of the trainer, 1 to 255."""
     pod_reasons: (
         Annotated[
@@ -102,9 +100,7 @@ class FailureRule(Section):
     @model_validator(mode="after")
     def _one_condition(self) -> FailureRule:
         if (self.exit_codes is None) == (self.pod_reasons is None):
-            raise contradiction(
-                "", "exactly one of exitCodes, podReasons is needed", "split the rule or complete it"
-            )
+            raise contradiction("", "exactly one of exitCodes, podReasons is needed", "split the rule or complete it")
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from semires_trainer.spec.scalars import (
     Natural,
@@ -45,20 +46,18 @@ class Labeled(Section):
     """Share of the training images that are labelled, in percent. The paper uses 0.5, 1, 2 and 5."""
     seed: Natural = 0
     """Seed of the draw; 0 gives the official split."""
-    image_ids: (
-        Annotated[tuple[ImageId, ...], Field(min_length=1, max_length=5000), AfterValidator(unique)] | None
-    ) = None
+    image_ids: Annotated[tuple[ImageId, ...], Field(min_length=1, max_length=5000), AfterValidator(unique)] | None = (
+        None
+    )
     """The labelled images by id, at most 5,000; for more use imageIdsFile."""
     image_ids_file: Uri | None = None
     """A text file with one image id per line, or a JSON list of ids."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Labeled:
-        given = [
-            name for name in ("percent", "image_ids", "image_ids_file") if getattr(self, name) is not None
-        ]
+        given = [name for name in ("percent", "image_ids", "image_ids_file") if getattr(self, name) is not None]
         if len(given) != 1:
-            found = "none" if not given else " and ".join(given)
+            found = " and ".join(map(to_camel, given)) or "none"
             raise contradiction(
                 "",
                 f"exactly one of percent, imageIds, imageIdsFile is needed, got {found}",
@@ -84,9 +83,7 @@ class Dataset(Section):
     """Which training images keep their masks; the others are used without."""
     unlabeled_limit: Positive | None = None
     """Use only the first N unlabelled images, in the order of the file; left out means all."""
-    evaluate: (
-        Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=16), AfterValidator(unique)] | None
-    ) = None
+    evaluate: Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=16), AfterValidator(unique)] | None = None
     """Splits to evaluate, the first also selects the best model.
     Default: val, testA, testB for RefCOCO and RefCOCOPlus; val, test for GRefUMD; val for GRefGoogle and
     Custom."""

@@ -73,7 +73,8 @@ def _expected_words(error: ErrorDetails) -> list[str]:
 
 def _wrong_word(error: ErrorDetails) -> tuple[str, str]:
     value, words = error["input"], _expected_words(error)
-    problem = f"expected {' or '.join(words) if len(words) < 3 else 'one of ' + ', '.join(words)}, got {show(value)}"
+    choice = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+    problem = f"expected {choice}, got {show(value)}"
     if isinstance(value, bool) and str(value) in words:
         return problem, f'Write it in quotes: "{value}"'
     return problem, did_you_mean(str(value), words)
@@ -128,14 +129,12 @@ def _describe(model: type[BaseModel], error: ErrorDetails) -> tuple[str, str]:
 def config_error(model: type[BaseModel], error: ValidationError) -> ConfigError:
     """The first error with full path, value and remedy; the number of the others is told."""
     details = error.errors(include_url=False)
-    first = details[0]
+    # A misspelt key is told before the key that is missing because of it.
+    first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
     problem, remedy = _describe(model, first)
     inner = first.get("ctx", {}).get("field", "")
     path = join_path([*first["loc"], *([inner] if inner else [])])
     if len(details) > 1:
-        remedy = (
-            f"{remedy.rstrip('.')}. (And {len(details) - 1} more)"
-            if remedy
-            else f"(And {len(details) - 1} more)"
-        )
+        end = "" if not remedy or remedy.endswith("?") else "."
+        remedy = f"{remedy}{end} (And {len(details) - 1} more)".strip()
     return ConfigError(problem, field=path, remedy=remedy)

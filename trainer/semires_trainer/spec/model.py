@@ -113,9 +113,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _one_backbone(self) -> Model:
         if self.backbone and self.dimensions:
-            raise contradiction(
-                "dimensions", "backbone and dimensions exclude each other", "remove one of them"
-            )
+            raise contradiction("dimensions", "backbone and dimensions exclude each other", "remove one of them")
         if self.dimensions and not self.swin and not self.init_from:
             raise contradiction(
                 "swin",
@@ -131,9 +129,7 @@ class Model(Section):
                 "textDimensions", "only a random bert has free dimensions", "remove it, or set bert: random"
             )
         if self.bert == "random" and self.vocab is None:
-            raise contradiction(
-                "vocab", "is missing: a random bert brings no vocabulary", "add vocab: PATH/vocab.txt"
-            )
+            raise contradiction("vocab", "is missing: a random bert brings no vocabulary", "add vocab: PATH/vocab.txt")
         if self.text_dimensions and self.text_dimensions.max_positions < self.max_tokens:
             raise contradiction(
                 "textDimensions.maxPositions",
@@ -144,7 +140,7 @@ class Model(Section):
 
 
 class Pwa(Section):
-    """Pixel-wise weighted adjustment of pseudo-labels that no proposal matched (Eq. 9 and 10)."""
+    """Pixel-wise weighted adjustment of pseudo-labels that no proposal matched (Eq. 10)."""
 
     enabled: Flag | None = None
     """Off gives each pixel of an unmatched pseudo-label weight 1."""

@@ -30,9 +30,7 @@ LabelValue = Annotated[
 AnnotationValue = Annotated[str, Field(strict=True, max_length=8192)]
 Weight = Annotated[int, Field(strict=True, ge=1, le=100)]
 
-RESERVED_ENVIRONMENT = re.compile(
-    r"^(AWS_.*|PET_.*|SEMIRES_.*|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_.*)$"
-)
+RESERVED_ENVIRONMENT = re.compile(r"^(AWS_.*|PET_.*|SEMIRES_.*|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_.*)$")
 RESERVED_KEYS = re.compile(r"^([a-z0-9.-]*\.)?(semires\.dev|kubeflow\.org|kueue\.x-k8s\.io)/")
 
 
@@ -66,9 +64,7 @@ class EnvSource(Section):
     @model_validator(mode="after")
     def _one_source(self) -> EnvSource:
         if (self.secret_key_ref is None) == (self.config_map_key_ref is None):
-            raise contradiction(
-                "", "exactly one of secretKeyRef, configMapKeyRef is needed", "keep one of them"
-            )
+            raise contradiction("", "exactly one of secretKeyRef, configMapKeyRef is needed", "keep one of them")
         return self
 
 
@@ -200,9 +196,7 @@ class WeightedPodTerm(Section):
 class PodAffinity(Section):
     """Affinity or anti-affinity to other pods, as in a Kubernetes pod."""
 
-    required_during_scheduling_ignored_during_execution: Annotated[
-        tuple[PodTerm, ...], Field(max_length=32)
-    ] = ()
+    required_during_scheduling_ignored_during_execution: Annotated[tuple[PodTerm, ...], Field(max_length=32)] = ()
     """Conditions that must hold."""
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[WeightedPodTerm, ...], Field(max_length=32)
@@ -311,7 +305,7 @@ class Pod(Section):
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
     """Taints that are tolerated."""
     affinity: Affinity | None = None
-    """Nodes and pods to be near to or far from."""
+    """Nodes and pods to be near to or far from; the fields of a Kubernetes pod's affinity."""
     env: Annotated[tuple[Env, ...], Field(max_length=64)] = ()
     """Environment variables of the trainer."""
     volumes: Annotated[tuple[Volume, ...], Field(max_length=32)] = ()
@@ -324,13 +318,13 @@ class Pod(Section):
     """RuntimeClass, e.g. nvidia."""
     priority_class_name: DnsName | None = None
     """PriorityClass."""
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), AfterValidator(_not_reserved)] = (
-        Field(default_factory=dict)
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32), AfterValidator(_not_reserved)] = Field(
+        default_factory=dict
     )
     """Labels of the pods."""
-    annotations: Annotated[
-        dict[LabelKey, AnnotationValue], Field(max_length=32), AfterValidator(_not_reserved)
-    ] = Field(default_factory=dict)
+    annotations: Annotated[dict[LabelKey, AnnotationValue], Field(max_length=32), AfterValidator(_not_reserved)] = (
+        Field(default_factory=dict)
+    )
     """Annotations of the pods."""
     fs_group: Natural | None = None
     """Group that owns mounted volumes."""

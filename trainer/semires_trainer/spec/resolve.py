@@ -169,8 +169,6 @@ def training_hash(resolved: Resolved) -> str:
     del document["name"], document["output"], document["proposals"]["store"]
     if document["proposals"]["sam"]:
         del document["proposals"]["sam"]["points_per_batch"]
-    document["training"] = {
-        key: value for key, value in document["training"].items() if key not in NOT_TRAINED
-    }
+    document["training"] = {key: value for key, value in document["training"].items() if key not in NOT_TRAINED}
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Building blocks of the manifest: the base model and the validated scalar types. No floats: `kubectl` and
-JSON round them.
+"""Building blocks of the manifest: the base model and the validated scalar types.
 
-Numbers that are not whole are decimal strings ("0.996"), checked exactly with `Decimal` and turned into floats by `resolve`.
+Numbers that are not whole are decimal strings ("0.996"), because YAML and JSON tools round floats. They are
+checked exactly with `Decimal` and turned into floats by `resolve`.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ class DecimalText:
             ]
         )
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": 32, RANGE_KEY: self.interval}
 
     def _within(self, text: str) -> str:
@@ -142,9 +140,7 @@ class UriText:
             ]
         )
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "minLength": 1, "maxLength": 2048}
 
 
@@ -169,9 +165,7 @@ Seconds = Annotated[int, Field(strict=True, ge=1, le=10 * 365 * 86400)]
 Text = Annotated[str, BeforeValidator(_quote_numbers), Field(strict=True, min_length=1, max_length=1024)]
 DnsLabel = Annotated[Text, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 DnsName = Annotated[Text, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-Quantity = Annotated[
-    Text, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)
-]
+Quantity = Annotated[Text, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32)]
 Sha256 = Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
 
 Uri = Annotated[str, UriText()]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from semires_trainer.spec.scalars import (
+    DecimalText,
     Flag,
     Natural,
     NonNegative,
@@ -27,6 +28,7 @@ BurnInAugmentation = Literal["None", "Strong"]
 Device = Literal["Auto", "CUDA", "CPU"]
 Precision = Literal["Auto", "BF16", "FP32"]
 NanPolicy = Literal["Stop", "Skip", "RollBack"]
+HueShare = Annotated[str, DecimalText(ge="0", le="0.5")]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
 
 
@@ -51,14 +53,8 @@ class Jitter(Section):
     """Contrast is multiplied by a factor in 1 ± this."""
     saturation: Share | None = None
     """Saturation is multiplied by a factor in 1 ± this."""
-    hue: Annotated[Share, AfterValidator(lambda text: _at_most_half(text))] | None = None
-    """Hue is turned by up to this share of the colour circle, at most 0.5."""
-
-
-def _at_most_half(text: str) -> str:
-    if float(text) > 0.5:
-        raise contradiction("", f'"{text}" is out of range', "choose a number in [0, 0.5]")
-    return text
+    hue: HueShare | None = None
+    """Hue is turned by up to this share of the colour circle, either way."""
 
 
 class Checkpointing(Section):

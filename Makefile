@@ -1,0 +1,58 @@
+# What a developer needs. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+ENV := .venv/.installed
+# One thread per test process; without it every process starts a thread per core.
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST := $(THREADS) $(BIN)/python -m pytest
+TEST_PROCESSES ?= 2
+CODE := trainer tests $(wildcard benchmarks examples)
+
+.PHONY: help env quickstart test test-long benchmark lint format generate check-generated lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+env: $(ENV) ## Make .venv with the locked packages and this project
+
+$(ENV): requirements/dev.txt pyproject.toml tools/make-env
+	@tools/make-env
+	@touch $@
+
+quickstart: $(ENV) ## Train SemiRES on the synthetic benchmark on the CPU, in minutes
+	$(BIN)/semires data synthetic --output quickstart/data
+	$(BIN)/semires run examples/quickstart.yaml
+
+test: $(ENV) ## Run all tests but the long ones
+	$(PYTEST) -m "not long" -n $(TEST_PROCESSES)
+
+test-long: $(ENV) ## Run the tests that take minutes
+	$(PYTEST) -m long
+
+benchmark: $(ENV) ## Measure speed and memory against peers, in one run
+	$(BIN)/python -m benchmarks
+
+lint: $(ENV) ## Style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	PYTHONPATH=trainer $(BIN)/lint-imports --no-cache
+
+format: $(ENV) ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format $(CODE)
+
+generate: $(ENV) ## Write the generated documentation
+	$(BIN)/python -m semires_trainer.reference_docs
+
+check-generated: $(ENV) ## Fail if the generated documentation is out of date
+	$(BIN)/python -m semires_trainer.reference_docs --check
+
+lock: $(ENV) ## Resolve the requirements files again (ARGS=--upgrade for the newest)
+	tools/lock $(ARGS)
+
+clean: ## Remove the environment, caches and what quickstart made
+	rm -rf .venv build dist quickstart .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

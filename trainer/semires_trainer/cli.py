@@ -1,0 +1,36 @@
+"""`semires`: the command line. Commands are thin; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import click
+
+from semires_trainer import __version__
+from semires_trainer.commands.convert import convert
+from semires_trainer.commands.data import data
+from semires_trainer.commands.frame import DEBUG_VARIABLE, Program
+from semires_trainer.commands.inspect import doctor, plan
+from semires_trainer.commands.predict import predict
+from semires_trainer.commands.train import evaluate, propose, run, train
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 2 configuration, 3 data or weights, 4 diverged, 6 GPU memory, 130 or 143 stopped, "
+    "150 infrastructure.",
+)
+@click.option("--debug", is_flag=True, help=f"Show the traceback of every error; {DEBUG_VARIABLE}=1 does the same.")
+@click.version_option(__version__, prog_name="semires")
+def main(debug: bool) -> None:
+    """Train referring segmentation from few labels (SemiRES), from one manifest.
+
+    \b
+    To begin:
+      semires doctor                          is this machine fit?
+      semires plan examples/quickstart.yaml   what would be done?
+      semires run examples/quickstart.yaml    do it
+    """
+
+
+for _command in (run, train, propose, evaluate, predict, convert, data, plan, doctor):
+    main.add_command(_command)

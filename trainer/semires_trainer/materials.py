@@ -1,0 +1,151 @@
+"""What a run works on: the data set, the labelled split, images, tokenizer, proposals. Loaded before any weight."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from semires_trainer.config import Resolved
+from semires_trainer.data.images import ImageSource, decode
+from semires_trainer.data.load import load_dataset
+from semires_trainer.data.records import Dataset, Ref
+from semires_trainer.data.splits import LabeledSplit, split_labeled
+from semires_trainer.data.tokenizer import Tokenizer
+from semires_trainer.distributed import World
+from semires_trainer.errors import DataError
+from semires_trainer.models.build import vocabulary_path
+from semires_trainer.proposals.build import build_proposer, precomputed_keys
+from semires_trainer.proposals.generate import ImageInput, ImageReader, generate_missing, hash_images, key_of
+from semires_trainer.proposals.packed_cache import PackedCache
+from semires_trainer.proposals.store import ProposalStore
+from semires_trainer.telemetry import Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """Everything that is read and never written while training."""
+
+    dataset: Dataset
+    split: LabeledSplit
+    images: ImageSource
+    tokenizer: Tokenizer
+    vocab: Path
+
+    @property
+    def train_refs(self) -> tuple[Ref, ...]:
+        """The refs that the numbers in `split` count."""
+        return self.dataset.refs_of("train")
+
+    @property
+    def labeled(self) -> list[Ref]:
+        """Refs whose masks are read."""
+        return [self.train_refs[number] for number in self.split.labeled_refs]
+
+    @property
+    def unlabeled(self) -> list[Ref]:
+        """Refs of which image and expressions are read."""
+        return [self.train_refs[number] for number in self.split.unlabeled_refs]
+
+
+def load_materials(resolved: Resolved) -> Materials:
+    """Load annotations, draw the split, open images and vocabulary; errors name what is missing.
+
+    Raises DataError if an image of the refs that will be used is absent.
+    """
+    section = resolved.dataset
+    dataset = load_dataset(section)
+    split = split_labeled(
+        dataset,
+        percent=section.labeled_percent,
+        seed=section.labeled_seed,
+        image_ids=section.labeled_image_ids,
+        image_ids_file=section.labeled_image_ids_file,
+        unlabeled_limit=section.unlabeled_limit,
+    )
+    vocab = vocabulary_path(resolved.model)
+    materials = Materials(
+        dataset=dataset,
+        split=split,
+        images=ImageSource(section.images),
+        tokenizer=Tokenizer(vocab, resolved.model.max_tokens),
+        vocab=vocab,
+    )
+    evaluated = [ref for name in section.evaluate for ref in dataset.refs_of(name)]
+    check_images(materials, [*materials.labeled, *materials.unlabeled, *evaluated])
+    return materials
+
+
+def check_images(materials: Materials, refs: Sequence[Ref]) -> None:
+    """DataError naming the first absent images of `refs`."""
+    names = file_names(materials, refs)
+    absent = materials.images.missing(names)
+    if absent:
+        raise DataError(
+            f"{len(absent)} of {len(names)} images are absent, first: {', '.join(absent[:3])}",
+            field="spec.dataset.images",
+            remedy="Complete the folder or archive",
+        )
+
+
+def file_names(materials: Materials, refs: Sequence[Ref]) -> list[str]:
+    """The image files of `refs`, each once, in order."""
+    return list(dict.fromkeys(materials.dataset.images[ref.image_id].file_name for ref in refs))
+
+
+def propose(resolved: Resolved, materials: Materials, world: World, reporter: Reporter) -> PackedCache:
+    """Fill the proposal store for all train images in use, and the cache of masks at the training size.
+
+    Ranks share the work; an image that has a record is not touched again. Idempotent.
+    """
+    proposer = build_proposer(resolved.proposals, device=str(world.device))
+    store = ProposalStore(Path(resolved.proposals.store), key_of(proposer))
+    inputs = image_inputs(resolved, materials)
+    missing = len(store.missing(image.sha256 for image in inputs))
+    with reporter.stage("proposals", -(-missing // world.size), unit="image"):
+        report = generate_missing(
+            inputs,
+            proposer,
+            store,
+            reader=ImageReader(read=materials.images.read, decode=decode),
+            rank=world.rank,
+            world_size=world.size,
+            workers=segmenting_processes(resolved, world),
+            progress=lambda done, total: reporter.advance(),
+        )
+    reporter.message(
+        f"Proposals of {report.images} images: {report.present} were in {store.folder}, {missing} are new.",
+        images=report.images,
+        present=report.present,
+        new=missing,
+    )
+    world.barrier()
+    cache = PackedCache(store, resolved.model.image_size)
+    cache.build(rank=world.rank, world_size=world.size)
+    world.barrier()
+    return cache
+
+
+def segmenting_processes(resolved: Resolved, world: World) -> int:
+    """Felzenszwalb runs on one core: one process a core, shared by the ranks. SAM runs in the ranks themselves."""
+    if resolved.proposals.generator != "Felzenszwalb":
+        return 0
+    return (os.cpu_count() or 1) // world.size
+
+
+def image_inputs(resolved: Resolved, materials: Materials) -> list[ImageInput]:
+    """All train images in use: the unlabelled, and the labelled, on which corrections are counted."""
+    refs_of_image: dict[int, list[int]] = {}
+    for ref in [*materials.labeled, *materials.unlabeled]:
+        refs_of_image.setdefault(ref.image_id, []).append(ref.ref_id)
+    names = {image_id: materials.dataset.images[image_id].file_name for image_id in refs_of_image}
+    digests = hash_images(names.values(), materials.images.read)
+    return [
+        ImageInput(
+            file_name=names[image_id],
+            sha256=digests[names[image_id]],
+            keys=precomputed_keys(resolved.proposals, image_id=image_id, ref_ids=ref_ids),
+        )
+        for image_id, ref_ids in refs_of_image.items()
+    ]

@@ -1,0 +1,312 @@
+"""The stages of a run: burn-in, mutual learning, evaluation. Each is resumable, and skipped when it is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from semires_trainer.checkpoint import (
+    Progress,
+    Stage,
+    TrainingState,
+    load_checkpoint,
+    newest_valid,
+    prune_checkpoints,
+    read_progress,
+    save_checkpoint,
+)
+from semires_trainer.config import Resolved, ResolvedTraining
+from semires_trainer.distributed import World, synchronize_batch_norm
+from semires_trainer.evaluate import evaluate
+from semires_trainer.loaders import Loaders
+from semires_trainer.models.build import build_model, parameter_groups
+from semires_trainer.models.deploy import ModelInfo, load_model, save_model
+from semires_trainer.models.lavt import LAVT
+from semires_trainer.optim import build_optimizer, poly_learning_rate
+from semires_trainer.proposals.packed_cache import PackedCache
+from semires_trainer.results import BURN_IN, ORIGINAL, TEACHER, Results, Score, write_results
+from semires_trainer.schedule import (
+    StageLength,
+    burn_in_batches,
+    burn_in_length,
+    mutual_batches,
+    mutual_length,
+)
+from semires_trainer.signals import StopFlag
+from semires_trainer.steps import BurnInStep, Compute, MutualStep, Student
+from semires_trainer.telemetry import Reporter
+from semires_trainer.train import Policy, Shell, StagePlan, Step, train_stage
+
+EVALUATION_BATCH = 16
+"""Expressions per forward pass: the same on every number of processes, so that the figures are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What all stages share."""
+
+    resolved: Resolved
+    identity: str
+    loaders: Loaders
+    compute: Compute
+    reporter: Reporter
+    stop: StopFlag
+
+    @property
+    def world(self) -> World:
+        """The processes of this run."""
+        return self.compute.world
+
+    @property
+    def training(self) -> ResolvedTraining:
+        """`spec.training`."""
+        return self.resolved.training
+
+    @property
+    def output(self) -> Path:
+        """Where results go."""
+        return Path(self.resolved.output)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training checkpoints go."""
+        return self.output / "checkpoints"
+
+    def model_folder(self, model: str) -> Path:
+        """The deployable folder of "burn-in" or "teacher"."""
+        return self.output / {BURN_IN: "burn-in", TEACHER: "model"}[model]
+
+    @functools.cached_property
+    def lengths(self) -> dict[Stage, StageLength]:
+        """Steps of each stage."""
+        split = self.loaders.materials.split
+        return {
+            "burn-in": burn_in_length(self.training, num_labeled=len(split.labeled_refs)),
+            "train": mutual_length(self.training, num_unlabeled=len(split.unlabeled_refs)),
+        }
+
+    def first_step(self, stage: Stage) -> int:
+        """Steps of the run before a stage."""
+        return 0 if stage == "burn-in" else self.lengths["burn-in"].total_steps
+
+
+def progress_of(run: Run) -> Progress:
+    """Where the run stands, from its newest valid checkpoint; the beginning if there is none."""
+    newest = newest_valid(run.checkpoints)
+    return read_progress(newest, identity=run.identity) if newest else Progress(stage="burn-in")
+
+
+def burn_in(run: Run) -> None:
+    """Train on the labelled refs; `burn-in/` ends as the model with the best oIoU on the selection split."""
+    reached = run.world.broadcast(progress_of(run))
+    if reached.stage == "train" or reached.finished:
+        run.reporter.message("Burn-in is done already.")
+        return
+    model = build_model(run.resolved.model, seed=run.training.seed)
+    if run.lengths["burn-in"].total_steps == 0:
+        publish(run, model, BURN_IN, {"stage": "initial weights", "source": run.resolved.model.init_from})
+        return
+    student = prepare_student(run, model)
+    state = new_state(run, student, teacher=None, progress=Progress(stage="burn-in"))
+    plan = run.loaders.burn_in
+    batches = functools.partial(plan, burn_in_batches(run.training, processes=run.world.size))
+    train(run, state, BurnInStep(student, run.training), batches, selected=model, name=BURN_IN)
+
+
+def mutual_learning(run: Run, cache: PackedCache) -> None:
+    """Teacher and student start from `burn-in/` (Eq. 2); `model/` ends as the best teacher."""
+    reached = run.world.broadcast(progress_of(run))
+    if reached.stage == "train" and reached.finished:
+        run.reporter.message("Mutual learning is done already.")
+        return
+    if run.lengths["train"].total_steps == 0:
+        run.reporter.message("There is nothing unlabelled to learn from, or epochs is 0: the burn-in model is kept.")
+        publish(run, load_model(run.model_folder(BURN_IN))[0], TEACHER, {"stage": "burn-in"})
+        return
+    start = dataclasses.replace(run.resolved.model, init_from=str(run.model_folder(BURN_IN)))
+    student = prepare_student(run, build_model(start, seed=run.training.seed))
+    teacher = build_model(start, seed=run.training.seed).to(run.world.device).requires_grad_(False).eval()
+    state = new_state(run, student, teacher=teacher, progress=Progress(stage="train"))
+    step = MutualStep(student, teacher, run.resolved.refinement, run.training)
+    batches = functools.partial(run.loaders.mutual, mutual_batches(run.training, processes=run.world.size), cache)
+    train(run, state, step, batches, selected=teacher, name=TEACHER)
+
+
+def prepare_student(run: Run, model: LAVT) -> Student:
+    """Move a model to the device, with batch norm over the global batch; freeze what is never optimised."""
+    model = model.to(run.world.device)
+    synchronize_batch_norm(model, run.world)
+    parameter_groups_of(run, model)
+    training = run.training
+    return Student(model, run.compute, compiled=training.compile, deterministic=training.deterministic)
+
+
+def parameter_groups_of(run: Run, model: LAVT) -> list[dict[str, Any]]:
+    """The optimizer's groups; parameters outside them no longer require gradients."""
+    return parameter_groups(
+        model,
+        weight_decay=run.training.weight_decay,
+        optimized_text_layers=run.training.optimized_text_layers,
+        train_embeddings=run.training.train_embeddings,
+    )
+
+
+def new_state(run: Run, student: Student, *, teacher: LAVT | None, progress: Progress) -> TrainingState:
+    """State at the first step of a stage."""
+    optimizer = build_optimizer(
+        parameter_groups_of(run, student.model),
+        learning_rate=run.training.learning_rate,
+        device=run.world.device,
+    )
+    return TrainingState(
+        student=student.model, teacher=teacher, optimizer=optimizer, progress=progress, identity=run.identity
+    )
+
+
+def train(
+    run: Run,
+    state: TrainingState,
+    step: Step,
+    batches: Callable[[int, int], Iterator[list[Any]]],
+    *,
+    selected: LAVT,
+    name: str,
+) -> None:
+    """Run one stage from its newest checkpoint, if there is one, to its end."""
+    stage, length, training = state.progress.stage, run.lengths[state.progress.stage], run.training
+    restore(run, state)
+    plan = StagePlan(
+        name=stage,
+        first_step=run.first_step(stage),
+        total_steps=length.total_steps,
+        steps_per_epoch=length.steps_per_epoch,
+        images_per_step=training.burn_in_batch
+        if stage == "burn-in"
+        else training.batch_labeled + training.batch_unlabeled,
+        learning_rate=functools.partial(
+            poly_learning_rate,
+            total_steps=length.total_steps,
+            base=training.learning_rate,
+            power=training.poly_power,
+            horizon=training.lr_horizon,
+        ),
+        batches=lambda start: batches(start, length.total_steps),
+        step=step,
+        evaluate=lambda: select_by(run, selected),
+        publish_best=lambda progress: publish(run, selected, name, provenance(run, progress)),
+    )
+    shell = Shell(
+        world=run.world,
+        reporter=run.reporter,
+        stop=run.stop,
+        save=functools.partial(save, run),
+        restore=functools.partial(restore, run),
+    )
+    train_stage(plan, state, policy_of(run, stage), shell)
+    save(run, state)
+
+
+def policy_of(run: Run, stage: Stage) -> Policy:
+    """When to save and when to stop early; burn-in always runs to its end."""
+    training = run.training
+    return Policy(
+        seed=training.seed,
+        checkpoint_interval_steps=training.checkpoint_interval_steps,
+        patience=training.patience if stage == "train" and training.patience else None,
+        nan_policy=training.nan_policy,
+        nan_limit=training.nan_limit,
+        log_interval_steps=training.log_interval_steps,
+    )
+
+
+def select_by(run: Run, model: LAVT) -> float:
+    """oIoU in percent on the first evaluation split, by which the best model is chosen."""
+    dataset = run.loaders.evaluation(run.resolved.dataset.evaluate[0], mode=run.training.model_selection)
+    evaluation = evaluate(
+        model, dataset, run.compute, run.reporter, batch_size=EVALUATION_BATCH, workers=run.loaders.workers
+    )
+    return evaluation.square.overall_iou
+
+
+def provenance(run: Run, progress: Progress) -> dict[str, Any]:
+    """Where a published model comes from."""
+    return {
+        "job": run.resolved.name,
+        "identity": run.identity,
+        "stage": progress.stage,
+        "step": progress.step,
+        "selectionSplit": run.resolved.dataset.evaluate[0],
+        "oIoU": progress.best_oiou,
+    }
+
+
+def publish(run: Run, model: LAVT, name: str, origin: dict[str, Any]) -> None:
+    """Write a deployable model folder, on rank 0."""
+    if run.world.is_main:
+        section = run.resolved.model
+        info = ModelInfo(
+            image_size=section.image_size,
+            max_tokens=section.max_tokens,
+            provenance=origin,
+            vocab=run.loaders.materials.vocab,
+        )
+        save_model(run.model_folder(name), model, info)
+    run.world.barrier()
+
+
+def save(run: Run, state: TrainingState) -> str:
+    """Write a checkpoint on rank 0 and delete old ones; returns a sentence naming it."""
+    stage, step = state.progress.stage, state.progress.step
+    number = run.first_step(stage) + step
+    if run.world.is_main:
+        written = save_checkpoint(run.checkpoints, state, number=number)
+        prune_checkpoints(run.checkpoints, keep_last=run.training.keep_last, keep_every=run.training.keep_every)
+        run.reporter.message(f"Checkpoint of {stage} step {step}: {written}.", checkpoint=str(written))
+    run.world.barrier()
+    return f"Checkpoint of {stage} step {step} is in {run.checkpoints}; start again to go on."
+
+
+def restore(run: Run, state: TrainingState) -> bool:
+    """Load the newest valid checkpoint if it belongs to the state's stage."""
+    newest = run.world.broadcast(newest_valid(run.checkpoints))
+    if newest is None or read_progress(newest, identity=run.identity).stage != state.progress.stage:
+        return False
+    load_checkpoint(newest, state)
+    run.reporter.message(f"Going on from {newest}.", checkpoint=str(newest))
+    return True
+
+
+def evaluate_all(run: Run) -> Results:
+    """Evaluate the burn-in model and the teacher on every split of the manifest; write `results.json`."""
+    scores = [
+        score
+        for name in (BURN_IN, TEACHER)
+        if (run.model_folder(name) / "model.json").is_file()
+        for score in evaluate_folder(run, name)
+    ]
+    results = Results(job=run.resolved.name, scores=tuple(scores), details={"identity": run.identity})
+    if run.world.is_main:
+        write_results(run.output / "results.json", results)
+    run.world.barrier()
+    return results
+
+
+def evaluate_folder(run: Run, name: str) -> list[Score]:
+    """Scores of one published model: every split, at S x S and at original size."""
+    model = load_model(run.model_folder(name))[0].to(run.world.device)
+    scores = []
+    for split in run.resolved.dataset.evaluate:
+        evaluation = evaluate(
+            model,
+            run.loaders.evaluation(split),
+            run.compute,
+            run.reporter,
+            batch_size=EVALUATION_BATCH,
+            workers=run.loaders.workers,
+        )
+        sizes = {str(run.resolved.model.image_size): evaluation.square, ORIGINAL: evaluation.original}
+        scores += [Score.of(metrics, model=name, split=split, size=size) for size, metrics in sizes.items()]
+    return scores
