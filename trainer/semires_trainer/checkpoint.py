@@ -15,12 +15,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+REPLACED = ".replaced"
+"""Ends the name of a checkpoint while a newer one of the same step takes its place."""
+_NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
 Stage = Literal["burn-in", "train"]
 
@@ -105,23 +109,32 @@ def restore_optimizer(state: TrainingState, tensors: Mapping[str, Tensor]) -> No
 
 
 def save_checkpoint(root: Path, state: TrainingState, *, number: int) -> Path:
-    """Write `root/step-<number>` atomically and return it; an existing valid one is kept: same step, same state."""
+    """Write `root/step-<number>` atomically and return it; a valid one that holds this progress is kept as it is."""
     final = root / f"step-{number:08d}"
-    if final.exists() and is_valid(final):
+    if is_valid(final) and json.loads((final / STATE).read_text(encoding="utf-8")) == _content_of(state):
         return final
     root.mkdir(parents=True, exist_ok=True)
     temporary = root / f".{final.name}.{uuid.uuid4().hex}.tmp"
     temporary.mkdir()
     try:
         _write_content(temporary, state)
+        replaced = final.with_name(final.name + REPLACED)
+        shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+            os.rename(final, replaced)
+        os.rename(temporary, final)
         sync_directory(root)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
+
+
+def _content_of(state: TrainingState) -> dict[str, Any]:
+    """What state.json holds, as JSON gives it back."""
+    progress = {**asdict(state.progress), "skipped_steps": list(state.progress.skipped_steps)}
+    return {"schemaVersion": SCHEMA_VERSION, "identity": state.identity, **progress}
 
 
 def _write_content(folder: Path, state: TrainingState) -> None:
@@ -129,8 +142,7 @@ def _write_content(folder: Path, state: TrainingState) -> None:
     if state.teacher is not None:
         save_file(_cpu(state.teacher.state_dict()), folder / "teacher.safetensors")
     save_file(_cpu(optimizer_tensors(state)), folder / "optimizer.safetensors")
-    content = {"schemaVersion": SCHEMA_VERSION, "identity": state.identity, **asdict(state.progress)}
-    (folder / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(_content_of(state), indent=2) + "\n", encoding="utf-8")
     files = sorted(folder.iterdir())
     manifest = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -174,7 +186,8 @@ def fault_of(folder: Path) -> str | None:
 
 def checkpoints_of(root: Path) -> list[Path]:
     """All checkpoint directories under `root`, oldest first, valid or not."""
-    return sorted(path for path in root.glob("step-*") if path.is_dir())
+    folders = [path for path in root.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: (number_of(path), not path.name.endswith(REPLACED)))
 
 
 def newest_valid(root: Path) -> Path | None:
@@ -190,7 +203,7 @@ def newest_valid(root: Path) -> Path | None:
 def read_progress(folder: Path, *, identity: str) -> Progress:
     """The progress a checkpoint holds; a checkpoint of another run (other training sections) is refused."""
     content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    if content.pop("schemaVersion") != SCHEMA_VERSION:
+    if content.pop("schemaVersion", None) != SCHEMA_VERSION:
         raise WeightsError(
             f"{folder} was written by another version",
             remedy="Use the version that wrote it, or start in another output",
@@ -221,23 +234,25 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     state.progress = progress
 
 
-def prune_checkpoints(root: Path, *, keep_last: int, keep: Sequence[Path] = (), keep_every: int | None = None) -> None:
-    """Delete old checkpoints except the newest `keep_last`, those in `keep` and each `keep_every`-th step.
+def prune_checkpoints(root: Path, *, keep_last: int, keep_numbers: Container[int] = ()) -> None:
+    """Delete old checkpoints except the newest `keep_last` and those with a number in `keep_numbers`.
 
-    The newest valid one is never deleted, and leftovers of interrupted writes are removed.
+    Nothing is deleted unless one of the newest is valid; leftovers of interrupted writes are removed.
     """
     for leftover in root.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
     folders = checkpoints_of(root)
-    kept = {*folders[-max(1, keep_last) :], *keep}
-    kept |= {path for path in folders if keep_every and number_of(path) % keep_every == 0}
-    doomed = [path for path in folders if path not in kept]
-    if doomed and not any(is_valid(path) for path in folders[-max(1, keep_last) :]):
+    newest = folders[-max(1, keep_last) :]
+    doomed = [path for path in folders if path not in newest and number_of(path) not in keep_numbers]
+    if not doomed or not any(is_valid(path) for path in reversed(newest)):
         return
     for path in doomed:
         shutil.rmtree(path)
 
 
 def number_of(folder: Path) -> int:
-    """The step number in a checkpoint's name."""
-    return int(folder.name.removeprefix("step-"))
+    """The step number in a checkpoint's name; ValueError if it is not one."""
+    match = _NAME.fullmatch(folder.name)
+    if match is None:
+        raise ValueError(f"{folder} is no checkpoint")
+    return int(match[1])

@@ -143,14 +143,15 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         sum_over_ranks = cast("Callable[[Tensor], Tensor]", _SumOverRanks.apply)
-        local = torch.cat([input.sum((0, 2, 3)), input.new_tensor([input.numel() / input.shape[1]])])
-        total = sum_over_ranks(local)
-        count, mean_C = total[-1].detach(), total[:-1] / total[-1]
-        centred = input - mean_C[:, None, None]
+        # Under bf16 autocast sums and the number of pixels need more than eight bits.
+        wide = input if input.dtype == torch.float64 else input.float()
+        total = sum_over_ranks(torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([wide.numel() / wide.shape[1]])]))
+        count, mean_C = total[-1].detach(), total[:-1] / total[-1].detach()
+        centred = wide - mean_C[:, None, None]
         variance_C = sum_over_ranks(centred.square().sum((0, 2, 3))) / count
         self._track(mean_C.detach(), variance_C.detach() * (count / (count - 1)))
         scale_C = torch.rsqrt(variance_C + self.eps) * self.weight
-        return centred * scale_C[:, None, None] + self.bias[:, None, None]
+        return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     def _track(self, mean_C: Tensor, unbiased_variance_C: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:

@@ -19,6 +19,7 @@ from semires_trainer.data.loader import load_batches
 from semires_trainer.metrics import Metrics, intersection_union, metrics_of
 from semires_trainer.models.lavt import LAVT
 from semires_trainer.refine.losses import pseudo_label
+from semires_trainer.signals import StopFlag, StopRequested
 from semires_trainer.steps import Compute, text_of
 from semires_trainer.telemetry import Reporter
 
@@ -53,10 +54,20 @@ class DealtBatches:
 
 @torch.no_grad()
 def evaluate(
-    model: LAVT, dataset: EvalDataset, compute: Compute, reporter: Reporter, *, batch_size: int, workers: int
+    model: LAVT,
+    dataset: EvalDataset,
+    compute: Compute,
+    reporter: Reporter,
+    *,
+    batch_size: int,
+    workers: int,
+    stop: StopFlag | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on every (expression, mask) pair of `dataset`; restores its training mode."""
-    world = compute.world
+    """Evaluate `model` on every (expression, mask) pair of `dataset`; restores its training mode.
+
+    Raises StopRequested on all ranks if `stop` was set on one: an evaluation is repeated, not resumed.
+    """
+    world, stop = compute.world, stop or StopFlag()
     batches = DealtBatches(num_items=len(dataset), batch_size=batch_size, rank=world.rank, size=world.size)
     loaded = load_batches(dataset, batches, workers=workers)
     counts = torch.zeros((len(dataset), 4), dtype=torch.int64, device=world.device)
@@ -64,9 +75,13 @@ def evaluate(
     model.eval()
     with reporter.stage("evaluate", len(batches), unit="batch", samples_per_unit=batch_size):
         for indices, batch in zip(batches, loaded, strict=True):
+            if stop.is_set:
+                break
             counts[indices] = count_batch(model, batch, compute)
             reporter.advance()
     model.train(was_training)
+    if world.any(stop.is_set):
+        raise StopRequested(stop.exit_code, "The evaluation was cut short; start again to repeat it.")
     square_i, square_u, original_i, original_u = world.sum(counts).cpu().T.tolist()
     return Evaluation(square=metrics_of(square_i, square_u), original=metrics_of(original_i, original_u))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ from semires_trainer.proposals.build import build_proposer, precomputed_keys
 from semires_trainer.proposals.generate import ImageInput, ImageReader, generate_missing, hash_images, key_of
 from semires_trainer.proposals.packed_cache import PackedCache
 from semires_trainer.proposals.store import ProposalStore
+from semires_trainer.signals import StopFlag, StopRequested
 from semires_trainer.telemetry import Reporter
+
+IMAGES_WORTH_PROCESSES = 64
+"""Fewer images than this, of some 10 ms each, are segmented in the process itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,42 +99,60 @@ def file_names(materials: Materials, refs: Sequence[Ref]) -> list[str]:
     return list(dict.fromkeys(materials.dataset.images[ref.image_id].file_name for ref in refs))
 
 
-def propose(resolved: Resolved, materials: Materials, world: World, reporter: Reporter) -> PackedCache:
+def propose(
+    resolved: Resolved, materials: Materials, world: World, reporter: Reporter, *, stop: StopFlag
+) -> PackedCache:
     """Fill the proposal store for all train images in use, and the cache of masks at the training size.
 
-    Ranks share the work; an image that has a record is not touched again. Idempotent.
+    Ranks share the work; an image that has a record is not touched again. Idempotent. Raises StopRequested on all
+    ranks if `stop` was set on one; the records made until then are kept.
     """
     proposer = build_proposer(resolved.proposals, device=str(world.device))
     store = ProposalStore(Path(resolved.proposals.store), key_of(proposer))
     inputs = image_inputs(resolved, materials)
-    missing = len(store.missing(image.sha256 for image in inputs))
-    with reporter.stage("proposals", -(-missing // world.size), unit="image"):
-        report = generate_missing(
+    images = {image.sha256 for image in inputs}
+    missing = len(store.missing(images))
+
+    def on_image(_done: int, _total: int) -> None:
+        reporter.advance()
+        if stop.is_set:
+            raise _Interrupted
+
+    with reporter.stage("proposals", -(-missing // world.size), unit="image"), contextlib.suppress(_Interrupted):
+        generate_missing(
             inputs,
             proposer,
             store,
             reader=ImageReader(read=materials.images.read, decode=decode),
             rank=world.rank,
             world_size=world.size,
-            workers=segmenting_processes(resolved, world),
-            progress=lambda done, total: reporter.advance(),
+            workers=segmenting_processes(resolved, world, images=missing),
+            progress=on_image,
         )
+    if world.any(stop.is_set):
+        raise StopRequested(stop.exit_code, "The proposals made so far are kept; start again to go on.")
     reporter.message(
-        f"Proposals of {report.images} images: {report.present} were in {store.folder}, {missing} are new.",
-        images=report.images,
-        present=report.present,
+        f"Proposals of {len(images)} images: {len(images) - missing} were in {store.folder}, {missing} are new.",
+        images=len(images),
+        present=len(images) - missing,
         new=missing,
     )
-    world.barrier()
     cache = PackedCache(store, resolved.model.image_size)
     cache.build(rank=world.rank, world_size=world.size)
     world.barrier()
     return cache
 
 
-def segmenting_processes(resolved: Resolved, world: World) -> int:
-    """Felzenszwalb runs on one core: one process a core, shared by the ranks. SAM runs in the ranks themselves."""
-    if resolved.proposals.generator != "Felzenszwalb":
+class _Interrupted(Exception):
+    """Leaves a pass over images early."""
+
+
+def segmenting_processes(resolved: Resolved, world: World, *, images: int) -> int:
+    """Felzenszwalb runs on one core: one process a core, shared by the ranks. SAM runs in the ranks themselves.
+
+    A few images are done before a process has started.
+    """
+    if resolved.proposals.generator != "Felzenszwalb" or images < IMAGES_WORTH_PROCESSES * world.size:
         return 0
     return (os.cpu_count() or 1) // world.size
 

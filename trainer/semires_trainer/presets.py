@@ -124,6 +124,7 @@ FIXED_SOURCES: dict[str, str] = {
     "model.imageSize": "LAVT; official code",
     "model.maxTokens": "LAVT",
     "model.dropPath": "LAVT",
+    "model.textDropout": "BERT; official code: off in burn-in, on in mutual learning",
     "model.bert": "LAVT: bert-base-uncased",
     "proposals.sam.model": "Paper: ViT-H; official code",
     "proposals.sam.pointsPerSide": "Default of segment-anything, used by the official code",

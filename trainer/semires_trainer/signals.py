@@ -28,6 +28,11 @@ class StopFlag:
     signal_number: int = 0
 
     @property
+    def is_set(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.signal_number > 0
+
+    @property
     def exit_code(self) -> int:
         """128 + the signal's number; 143 if another rank got the signal."""
         return EXIT_CODES.get(signal.Signals(self.signal_number), 143) if self.signal_number else 143

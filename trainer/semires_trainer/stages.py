@@ -12,22 +12,24 @@ from semires_trainer.checkpoint import (
     Progress,
     Stage,
     TrainingState,
+    file_sha256,
     load_checkpoint,
     newest_valid,
     prune_checkpoints,
     read_progress,
     save_checkpoint,
 )
-from semires_trainer.config import Resolved, ResolvedTraining
+from semires_trainer.config import Resolved, ResolvedModel, ResolvedTraining
+from semires_trainer.data.datasets import EvalDataset
 from semires_trainer.distributed import World, synchronize_batch_norm
-from semires_trainer.evaluate import evaluate
+from semires_trainer.evaluate import Evaluation, evaluate
 from semires_trainer.loaders import Loaders
 from semires_trainer.models.build import build_model, parameter_groups
-from semires_trainer.models.deploy import ModelInfo, load_model, save_model
+from semires_trainer.models.deploy import MODEL_FILE, ModelInfo, load_model, save_model
 from semires_trainer.models.lavt import LAVT
 from semires_trainer.optim import build_optimizer, poly_learning_rate
 from semires_trainer.proposals.packed_cache import PackedCache
-from semires_trainer.results import BURN_IN, ORIGINAL, TEACHER, Results, Score, write_results
+from semires_trainer.results import BURN_IN, ORIGINAL, TEACHER, Results, Score, read_results, write_results
 from semires_trainer.schedule import (
     StageLength,
     burn_in_batches,
@@ -93,19 +95,25 @@ class Run:
         return 0 if stage == "burn-in" else self.lengths["burn-in"].total_steps
 
 
+def newest_checkpoint(run: Run) -> Path | None:
+    """The newest valid checkpoint, verified by rank 0 for all; None if there is none."""
+    newest: Path | None = run.world.broadcast(newest_valid(run.checkpoints) if run.world.is_main else None)
+    return newest
+
+
 def progress_of(run: Run) -> Progress:
     """Where the run stands, from its newest valid checkpoint; the beginning if there is none."""
-    newest = newest_valid(run.checkpoints)
+    newest = newest_checkpoint(run)
     return read_progress(newest, identity=run.identity) if newest else Progress(stage="burn-in")
 
 
 def burn_in(run: Run) -> None:
     """Train on the labelled refs; `burn-in/` ends as the model with the best oIoU on the selection split."""
-    reached = run.world.broadcast(progress_of(run))
+    reached = progress_of(run)
     if reached.stage == "train" or reached.finished:
         run.reporter.message("Burn-in is done already.")
         return
-    model = build_model(run.resolved.model, seed=run.training.seed)
+    model = build_start(run, run.resolved.model)
     if run.lengths["burn-in"].total_steps == 0:
         publish(run, model, BURN_IN, {"stage": "initial weights", "source": run.resolved.model.init_from})
         return
@@ -118,7 +126,7 @@ def burn_in(run: Run) -> None:
 
 def mutual_learning(run: Run, cache: PackedCache) -> None:
     """Teacher and student start from `burn-in/` (Eq. 2); `model/` ends as the best teacher."""
-    reached = run.world.broadcast(progress_of(run))
+    reached = progress_of(run)
     if reached.stage == "train" and reached.finished:
         run.reporter.message("Mutual learning is done already.")
         return
@@ -127,12 +135,17 @@ def mutual_learning(run: Run, cache: PackedCache) -> None:
         publish(run, load_model(run.model_folder(BURN_IN))[0], TEACHER, {"stage": "burn-in"})
         return
     start = dataclasses.replace(run.resolved.model, init_from=str(run.model_folder(BURN_IN)))
-    student = prepare_student(run, build_model(start, seed=run.training.seed))
-    teacher = build_model(start, seed=run.training.seed).to(run.world.device).requires_grad_(False).eval()
+    student = prepare_student(run, build_start(run, start))
+    teacher = build_start(run, start).to(run.world.device).requires_grad_(False).eval()
     state = new_state(run, student, teacher=teacher, progress=Progress(stage="train"))
     step = MutualStep(student, teacher, run.resolved.refinement, run.training)
     batches = functools.partial(run.loaders.mutual, mutual_batches(run.training, processes=run.world.size), cache)
     train(run, state, step, batches, selected=teacher, name=TEACHER)
+
+
+def build_start(run: Run, section: ResolvedModel) -> LAVT:
+    """A network with its starting weights, a function of the manifest."""
+    return build_model(section, seed=run.training.seed, text_dropout=section.text_dropout)
 
 
 def prepare_student(run: Run, model: LAVT) -> Student:
@@ -206,7 +219,6 @@ def train(
         restore=functools.partial(restore, run),
     )
     train_stage(plan, state, policy_of(run, stage), shell)
-    save(run, state)
 
 
 def policy_of(run: Run, stage: Stage) -> Policy:
@@ -215,6 +227,7 @@ def policy_of(run: Run, stage: Stage) -> Policy:
     return Policy(
         seed=training.seed,
         checkpoint_interval_steps=training.checkpoint_interval_steps,
+        checkpoint_interval_epochs=training.checkpoint_interval_epochs,
         patience=training.patience if stage == "train" and training.patience else None,
         nan_policy=training.nan_policy,
         nan_limit=training.nan_limit,
@@ -225,10 +238,20 @@ def policy_of(run: Run, stage: Stage) -> Policy:
 def select_by(run: Run, model: LAVT) -> float:
     """oIoU in percent on the first evaluation split, by which the best model is chosen."""
     dataset = run.loaders.evaluation(run.resolved.dataset.evaluate[0], mode=run.training.model_selection)
-    evaluation = evaluate(
-        model, dataset, run.compute, run.reporter, batch_size=EVALUATION_BATCH, workers=run.loaders.workers
+    return evaluate_on(run, model, dataset).square.overall_iou
+
+
+def evaluate_on(run: Run, model: LAVT, dataset: EvalDataset) -> Evaluation:
+    """Figures of a model on a split; StopRequested if the run was asked to stop meanwhile."""
+    return evaluate(
+        model,
+        dataset,
+        run.compute,
+        run.reporter,
+        batch_size=EVALUATION_BATCH,
+        workers=run.loaders.workers,
+        stop=run.stop,
     )
-    return evaluation.square.overall_iou
 
 
 def provenance(run: Run, progress: Progress) -> dict[str, Any]:
@@ -263,15 +286,27 @@ def save(run: Run, state: TrainingState) -> str:
     number = run.first_step(stage) + step
     if run.world.is_main:
         written = save_checkpoint(run.checkpoints, state, number=number)
-        prune_checkpoints(run.checkpoints, keep_last=run.training.keep_last, keep_every=run.training.keep_every)
+        prune_checkpoints(run.checkpoints, keep_last=run.training.keep_last, keep_numbers=kept_for_good(run))
         run.reporter.message(f"Checkpoint of {stage} step {step}: {written}.", checkpoint=str(written))
     run.world.barrier()
     return f"Checkpoint of {stage} step {step} is in {run.checkpoints}; start again to go on."
 
 
+def kept_for_good(run: Run) -> set[int]:
+    """Numbers of the checkpoints at the end of each `keep_every`-th epoch of a stage."""
+    every = run.training.keep_every
+    if every is None:
+        return set()
+    return {
+        run.first_step(stage) + epoch * length.steps_per_epoch
+        for stage, length in run.lengths.items()
+        for epoch in range(every, length.epochs + 1, every)
+    }
+
+
 def restore(run: Run, state: TrainingState) -> bool:
     """Load the newest valid checkpoint if it belongs to the state's stage."""
-    newest = run.world.broadcast(newest_valid(run.checkpoints))
+    newest = newest_checkpoint(run)
     if newest is None or read_progress(newest, identity=run.identity).stage != state.progress.stage:
         return False
     load_checkpoint(newest, state)
@@ -279,19 +314,19 @@ def restore(run: Run, state: TrainingState) -> bool:
     return True
 
 
-def evaluate_all(run: Run) -> Results:
+def evaluate_all(run: Run) -> None:
     """Evaluate the burn-in model and the teacher on every split of the manifest; write `results.json`."""
-    scores = [
-        score
-        for name in (BURN_IN, TEACHER)
-        if (run.model_folder(name) / "model.json").is_file()
-        for score in evaluate_folder(run, name)
-    ]
-    results = Results(job=run.resolved.name, scores=tuple(scores), details={"identity": run.identity})
+    descriptions = {name: run.model_folder(name) / MODEL_FILE for name in (BURN_IN, TEACHER)}
+    models = {name: file_sha256(path) for name, path in descriptions.items() if path.is_file()}
+    details = {"identity": run.identity, "models": models}
+    path = run.output / "results.json"
+    if run.world.broadcast(path.is_file() and read_results(path).details == details):
+        run.reporter.message(f"These models are evaluated already: {path}.")
+        return
+    scores = tuple(score for name in models for score in evaluate_folder(run, name))
     if run.world.is_main:
-        write_results(run.output / "results.json", results)
+        write_results(path, Results(job=run.resolved.name, scores=scores, details=details))
     run.world.barrier()
-    return results
 
 
 def evaluate_folder(run: Run, name: str) -> list[Score]:
@@ -299,14 +334,7 @@ def evaluate_folder(run: Run, name: str) -> list[Score]:
     model = load_model(run.model_folder(name))[0].to(run.world.device)
     scores = []
     for split in run.resolved.dataset.evaluate:
-        evaluation = evaluate(
-            model,
-            run.loaders.evaluation(split),
-            run.compute,
-            run.reporter,
-            batch_size=EVALUATION_BATCH,
-            workers=run.loaders.workers,
-        )
+        evaluation = evaluate_on(run, model, run.loaders.evaluation(split))
         sizes = {str(run.resolved.model.image_size): evaluation.square, ORIGINAL: evaluation.original}
         scores += [Score.of(metrics, model=name, split=split, size=size) for size, metrics in sizes.items()]
     return scores

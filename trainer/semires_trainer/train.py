@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semires_trainer.checkpoint import Progress, Stage, TrainingState
 from semires_trainer.distributed import World
@@ -49,7 +50,7 @@ class StagePlan:
     """Micro-batches of this rank for each step, from a given step on."""
     step: Step
     evaluate: Callable[[], float]
-    """oIoU in percent on the selection split, of the model that is selected."""
+    """oIoU in percent on the selection split, of the model that is selected; StopRequested if it was cut short."""
     publish_best: Callable[[Progress], None]
     """Keep the selected model's weights: the last evaluation was the best so far."""
 
@@ -60,7 +61,9 @@ class Policy:
 
     seed: int
     checkpoint_interval_steps: int | None
-    """Steps between checkpoints; None: at epoch ends only."""
+    """Steps between checkpoints; None: by epochs."""
+    checkpoint_interval_epochs: int | None
+    """Epochs between checkpoints; None: by steps. The end of a stage is always saved."""
     patience: int | None
     """Epochs without a better oIoU before the stage ends; None: never."""
     nan_policy: str
@@ -89,58 +92,64 @@ class _RollBack(Exception):
 
 def train_stage(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
     """Run a stage from `state.progress` to its end. Raises StopRequested (after saving) and DivergedError."""
-    with shell.reporter.stage(
-        plan.name, plan.total_steps, done=state.progress.step, samples_per_unit=plan.images_per_step
-    ):
-        while True:
-            try:
-                run_steps(plan, state, policy, shell)
-                return
-            except _RollBack:
-                continue
+    while not state.progress.finished:
+        with (
+            shell.reporter.stage(
+                plan.name, plan.total_steps, done=state.progress.step, samples_per_unit=plan.images_per_step
+            ),
+            contextlib.suppress(_RollBack),
+        ):
+            run_steps(plan, state, policy, shell)
 
 
 def run_steps(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
     """The loop. Everything random in a step is seeded by (seed, stage, step, rank), so it can start at any step."""
     batches = plan.batches(state.progress.step)
     while True:
-        evaluate_if_due(plan, state, shell)
-        if is_finished(plan, policy, state.progress):
-            break
+        evaluate_if_due(plan, state, policy, shell)
+        if state.progress.finished:
+            return
         step = state.progress.step
         micro_batches = next(batches)
         seed_step(policy.seed, plan.name, step, shell.world.rank)
         set_learning_rate(state.optimizer, plan.learning_rate(step))
-        values = sum_over_ranks(plan.step.compute_gradients(micro_batches, step=step), shell)
+        statistics = copy_buffers(state.student)
+        values, stop = sum_over_ranks(plan.step.compute_gradients(micro_batches, step=step), shell)
         if math.isfinite(values["loss"]) and step not in state.progress.skipped_steps:
             state.optimizer.step()
             plan.step.follow_student()
         else:
+            restore_buffers(state.student, statistics)
             leave_out_step(plan, state, policy, shell)
         state.optimizer.zero_grad(set_to_none=True)
         state.progress = replace(state.progress, step=step + 1)
         report_step(plan, step, values, policy, shell)
-        if values["stop"]:
+        if stop:
             raise StopRequested(shell.stop.exit_code, shell.save(state))
         if policy.checkpoint_interval_steps and (step + 1) % policy.checkpoint_interval_steps == 0:
             shell.save(state)
-    state.progress = replace(state.progress, finished=True)
 
 
-def evaluate_if_due(plan: StagePlan, state: TrainingState, shell: Shell) -> None:
-    """At an epoch end that was not evaluated yet (also after a resume): evaluate, keep the best, save."""
+def evaluate_if_due(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
+    """At an epoch end that was not evaluated yet (also after a resume): evaluate, keep the best, save, or finish."""
     before = state.progress
-    if before.step == 0 or before.step % plan.steps_per_epoch or before.evaluated_step == before.step:
+    epoch, steps_into_epoch = divmod(before.step, plan.steps_per_epoch)
+    if before.step == 0 or steps_into_epoch or before.evaluated_step == before.step:
         return
-    oiou = plan.evaluate()
-    state.progress = before.with_evaluation(oiou)
+    try:
+        oiou = plan.evaluate()
+    except StopRequested as stop:
+        raise StopRequested(stop.exit_code, shell.save(state)) from stop
+    after = before.with_evaluation(oiou)
+    state.progress = replace(after, finished=is_finished(plan, policy, after))
     shell.reporter.log_metrics(plan.first_step + before.step, {f"{plan.name}/val_oiou": oiou})
-    if state.progress.best_step == before.step:
-        plan.publish_best(state.progress)
-    shell.save(state)
-    epoch = before.step // plan.steps_per_epoch
+    if after.best_step == after.step:
+        plan.publish_best(after)
+    by_epochs = policy.checkpoint_interval_epochs
+    if state.progress.finished or (by_epochs and epoch % by_epochs == 0):
+        shell.save(state)
     shell.reporter.message(
-        f"Epoch {epoch} of {plan.name}: oIoU {oiou:.2f} on the selection split, best {state.progress.best_oiou:.2f}.",
+        f"Epoch {epoch} of {plan.name}: oIoU {oiou:.2f} on the selection split, best {after.best_oiou:.2f}.",
         epoch=epoch,
         oiou=oiou,
     )
@@ -158,11 +167,23 @@ def seed_step(seed: int, stage: Stage, step: int, rank: int) -> None:
     torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
 
 
-def sum_over_ranks(values: Mapping[str, Tensor], shell: Shell) -> dict[str, float]:
-    """Sum each value, and who was asked to stop, over the ranks: one all-reduce and one transfer to the host."""
-    stop = torch.tensor(float(shell.stop.signal_number > 0), dtype=torch.float64, device=shell.world.device)
+def sum_over_ranks(values: Mapping[str, Tensor], shell: Shell) -> tuple[dict[str, float], bool]:
+    """Each value summed over the ranks, and whether one was asked to stop: one all-reduce, one transfer to the host."""
+    stop = torch.tensor(float(shell.stop.is_set), dtype=torch.float64, device=shell.world.device)
     stacked = torch.stack([*(value.detach().double() for value in values.values()), stop])
-    return dict(zip([*values, "stop"], shell.world.sum(stacked).tolist(), strict=True))
+    *sums, stops = shell.world.sum(stacked).tolist()
+    return dict(zip(values, sums, strict=True)), stops > 0
+
+
+def copy_buffers(model: nn.Module) -> list[Tensor]:
+    """Batch norm's running statistics: a step that is left out has moved them already, perhaps to NaN."""
+    return [buffer.clone() for buffer in model.buffers()]
+
+
+def restore_buffers(model: nn.Module, copies: Sequence[Tensor]) -> None:
+    """Put back what `copy_buffers` returned."""
+    for buffer, copy in zip(model.buffers(), copies, strict=True):
+        buffer.copy_(copy)
 
 
 def leave_out_step(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
 from semires_trainer.data.records import Annotation
 
 DATA = Path(__file__).parents[2] / "data"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from semires_trainer.data.custom import load_custom
 from semires_trainer.data.datasets import (
     EvalDataset,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from semires_trainer.data.images import ImageSource, decode
 from semires_trainer.data.records import ImageRecord
 from semires_trainer.errors import DataError

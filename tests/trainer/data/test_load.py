@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from semires_trainer.data.load import load_dataset
 from semires_trainer.data.masks import encode_rle, rasterize
 from semires_trainer.data.records import Dataset
@@ -199,7 +200,9 @@ def _drop(path: str) -> Change:
         pytest.param(_drop("annotations.1.expressions"), "expressions: annotation 11 in .*no expression", id="none"),
         pytest.param(_set("annotations.1.expressions", []), "annotation 11 .*no expression", id="no-expression"),
         pytest.param(
-            _set("annotations.1.expressions", ["ok", "  "]), r"expressions\[1\]: annotation 11 .*empty sentence", id="empty"
+            _set("annotations.1.expressions", ["ok", "  "]),
+            r"expressions\[1\]: annotation 11 .*empty sentence",
+            id="empty",
         ),
         pytest.param(_set("annotations.1.expressions", ["word " * 500]), "annotation 11 .*500 words", id="500-words"),
         pytest.param(_set("annotations.1.expressions", [1.5]), "must be a string, got float", id="float-for-text"),
@@ -208,10 +211,16 @@ def _drop(path: str) -> Change:
         pytest.param(_set("images.1.id", 1), "image id 1 is used twice", id="image-twice"),
         pytest.param(_set("annotations.1.image_id", 77), "image_id: annotation 11 in .*no image 77", id="no-image"),
         pytest.param(_set("annotations.1.image_id", "one"), "must be an integer, got str 'one'", id="text-for-int"),
-        pytest.param(_set("annotations.1.segmentation", None), "segmentation: annotation 11 .*polygons", id="no-outline"),
-        pytest.param(_set("annotations.1.segmentation", [[1, 2, "3", 4, 5, 6]]), "must be polygons", id="text-in-polygon"),
         pytest.param(
-            _set("annotations.1.segmentation", [[90, 1, 99, 1, 95, 9]]), "annotation 11 .*outside the image", id="outside"
+            _set("annotations.1.segmentation", None), "segmentation: annotation 11 .*polygons", id="no-outline"
+        ),
+        pytest.param(
+            _set("annotations.1.segmentation", [[1, 2, "3", 4, 5, 6]]), "must be polygons", id="text-in-polygon"
+        ),
+        pytest.param(
+            _set("annotations.1.segmentation", [[90, 1, 99, 1, 95, 9]]),
+            "annotation 11 .*outside the image",
+            id="outside",
         ),
         pytest.param(_set("annotations.1.bbox", [1, 2, 3]), "bbox: annotation 11 .*four finite numbers", id="box"),
         pytest.param(_set("images.0.height", 0), "height: image 1 .*1 to 65500 pixels, got 0", id="no-height"),
@@ -237,9 +246,13 @@ def test_bad_custom_data_is_named(change: Change, problem: str, write_custom: Wr
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        pytest.param(_set("refs.1.ann_id", 99), r"ann_id: ref 101 in .*refs\(unc\)\.p: no annotation 99", id="annotation"),
+        pytest.param(
+            _set("refs.1.ann_id", 99), r"ann_id: ref 101 in .*refs\(unc\)\.p: no annotation 99", id="annotation"
+        ),
         pytest.param(_set("refs.1.image_id", 99), "ref 101 .*no image 99", id="image"),
-        pytest.param(_set("refs.1.image_id", 2), "ref 101 .*image 2, but its annotation 11 belongs to image 1", id="join"),
+        pytest.param(
+            _set("refs.1.image_id", 2), "ref 101 .*image 2, but its annotation 11 belongs to image 1", id="join"
+        ),
         pytest.param(_set("refs.1.category_id", 5), "category_id: ref 101 .*category 5 is not in", id="category"),
         pytest.param(_set("refs.1.ref_id", 100), "ref id 100 is used twice", id="ref-twice"),
         pytest.param(_set("refs.1.sentences", []), "sentences: ref 101 .*no expression", id="no-sentence"),

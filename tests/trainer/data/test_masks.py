@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+
 from semires_trainer.data.masks import encode_rle, rasterize, resize_mask_nearest
 from semires_trainer.errors import DataError
 
@@ -72,7 +73,9 @@ def test_long_runs_of_a_large_picture_decode() -> None:
         pytest.param([[1, 1, 5, 5]], "at least 3 vertices, got 4 numbers", id="two-vertices"),
         pytest.param([[1, 1, 5, 5, 9, 1, 3]], "got 7 numbers", id="odd-count"),
         pytest.param([[1, 1, float("nan"), 5, 9, 1]], "not a finite number", id="nan"),
-        pytest.param([[40, 1, 50, 5, 45, 9]], r"outside the image of 32 x 24 pixels \(x from 40 to 50\)", id="right-of-it"),
+        pytest.param(
+            [[40, 1, 50, 5, 45, 9]], r"outside the image of 32 x 24 pixels \(x from 40 to 50\)", id="right-of-it"
+        ),
         pytest.param([[1, 1, 5, 5, 9, 900]], r"outside the image .* \(y from 1 to 900\)", id="far-vertex"),
         pytest.param([[-9, 1, -1, 5, -5, 9]], r"outside the image", id="left-of-it"),
         pytest.param([[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]], "covers no pixel", id="too-small"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from semires_trainer.data.safe_pickle import load_plain_pickle, parse_plain_pickle
 from semires_trainer.errors import DataError
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from semires_trainer.data.sampling import (
     Address,
     AddressSampler,
@@ -17,7 +18,6 @@ from semires_trainer.data.sampling import (
     permutation,
     sample_generator,
 )
-
 
 GOLDEN_FIRST = [3, 9, 0, 1, 2, 7, 6, 5, 4, 8]
 GOLDEN_SECOND = [8, 4, 5, 3, 2, 9, 0, 7, 6, 1]
@@ -111,7 +111,9 @@ def test_ranks_and_micro_batches_together_are_the_global_batch(world_size: int, 
     pieces = [list(sampler) for sampler in per_rank]
 
     assert all(len(piece) == len(sampler) for piece, sampler in zip(pieces, per_rank, strict=True))
-    steps = [[list(piece[len(piece) // 2 * half : len(piece) // 2 * (half + 1)]) for piece in pieces] for half in (0, 1)]
+    steps = [
+        [list(piece[len(piece) // 2 * half : len(piece) // 2 * (half + 1)]) for piece in pieces] for half in (0, 1)
+    ]
     joined = [[address for rank in step for micro in rank for address in micro] for step in steps]
     assert joined == [list(stream.batch_at(4)), list(stream.batch_at(5))]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from semires_trainer.data.records import Dataset, Ref
 from semires_trainer.data.splits import draw_images, split_labeled
 from semires_trainer.errors import ConfigError, DataError
@@ -76,9 +77,7 @@ def test_images_can_be_named_in_a_file(content: str, tmp_path: Path) -> None:
 def test_a_limit_keeps_all_refs_of_so_many_images_and_grows_by_nesting() -> None:
     dataset = dataset_of([number // 2 for number in range(60)])
 
-    kept = [
-        set(split_labeled(dataset, image_ids=[0], unlabeled_limit=limit).unlabeled_refs) for limit in (3, 10, 99)
-    ]
+    kept = [set(split_labeled(dataset, image_ids=[0], unlabeled_limit=limit).unlabeled_refs) for limit in (3, 10, 99)]
 
     assert [len(refs) for refs in kept] == [6, 20, 58]
     assert kept[0] < kept[1] < kept[2]
@@ -95,7 +94,9 @@ def test_all_images_labelled_is_allowed_but_said(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "error", "problem"),
     [
-        pytest.param({"percent": "0.1"}, DataError, r"percent: 0\.1 % of 4 train images are 0 labelled.*25 %", id="none"),
+        pytest.param(
+            {"percent": "0.1"}, DataError, r"percent: 0\.1 % of 4 train images are 0 labelled.*25 %", id="none"
+        ),
         pytest.param({"percent": "150"}, ConfigError, "at most 100, got '150'", id="over-100"),
         pytest.param({"percent": "0"}, ConfigError, "more than 0", id="zero"),
         pytest.param({"percent": "nan"}, ConfigError, "more than 0", id="nan"),
@@ -107,9 +108,7 @@ def test_all_images_labelled_is_allowed_but_said(caplog: pytest.LogCaptureFixtur
         pytest.param({"image_ids_file": "absent.txt"}, DataError, "imageIdsFile: absent.txt: No such", id="no-file"),
     ],
 )
-def test_a_bad_choice_names_field_and_remedy(
-    arguments: dict[str, Any], error: type[Exception], problem: str
-) -> None:
+def test_a_bad_choice_names_field_and_remedy(arguments: dict[str, Any], error: type[Exception], problem: str) -> None:
     with pytest.raises(error, match=rf"spec\.dataset\.labeled.*{problem}"):
         split_labeled(dataset_of([5, 6, 7, 8]), **arguments)
 

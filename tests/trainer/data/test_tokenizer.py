@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from semires_trainer.data.tokenizer import Tokenizer
 from semires_trainer.errors import WeightsError
 

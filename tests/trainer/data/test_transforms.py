@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
 from semires_trainer.data.sampling import sample_generator
 from semires_trainer.data.transforms import (
     MEAN,
@@ -24,8 +27,6 @@ from semires_trainer.data.transforms import (
     to_tensor,
     weak_view,
 )
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 ALWAYS = Augmentation(blur_probability=1.0, jitter_probability=1.0)
 NEVER = Augmentation(blur_probability=0.0, jitter_probability=0.0)
@@ -40,10 +41,10 @@ def test_blur_is_pillows_up_to_rounding_borders_included(seed: int) -> None:
     pixels = noise(seed=seed)
     reference = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1)))
 
-    difference = np.abs(blur(pixels).astype(int) - reference)
+    difference = blur(pixels).astype(int) - reference
 
-    assert difference.max() <= 2
-    assert difference.mean() < 0.5
+    assert np.abs(difference).max() <= 2
+    assert abs(difference.mean()) < 0.3
 
 
 def test_resizing_is_torchvisions() -> None:
@@ -128,16 +129,17 @@ def test_normalize_is_torchvisions_and_leaves_final_views_alone() -> None:
     assert torch.equal(normalize(torch.stack([image, image]))[1], expected)
 
 
+@pytest.mark.parametrize("index", range(8))
 @pytest.mark.parametrize("jittered", [True, False])
-def test_twice_reproduces_the_official_double_normalisation(jittered: bool) -> None:
+def test_twice_reproduces_the_official_double_normalisation(jittered: bool, index: int) -> None:
     twice = Augmentation(strong_normalization="Twice", jitter_probability=float(jittered))
     weak = to_tensor(noise())
     once = F.normalize(weak.float() / 255, list(MEAN), list(STD))
-    jitter = draw_jitter(twice, sample_generator(0, 0, 0, "x"))
+    jitter = draw_jitter(twice, sample_generator(0, 0, index, "x"))
     for name, factor in jitter.operations if jitter else ():
         once = getattr(F, f"adjust_{name}")(once, factor)
 
-    view = strong_view(weak, twice, sample_generator(0, 0, 0, "x"))
+    view = strong_view(weak, twice, sample_generator(0, 0, index, "x"))
 
-    assert torch.equal(view, F.normalize(once, list(MEAN), list(STD)))
+    torch.testing.assert_close(view, F.normalize(once, list(MEAN), list(STD)), atol=1e-4, rtol=0)
     assert (jitter is not None) == jittered

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from semires_trainer.commands.frame import console, job_argument, load_job
+from semires_trainer.commands.frame import console, job_argument, load_job, output_option
 from semires_trainer.errors import ConfigError
 
 _PATH = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(short_help="Files of the official release into ours.")
 def convert() -> None:
     """Turn files of the official LAVT and SemiRES releases into ours. Nothing in them is executed."""
 
@@ -52,6 +52,7 @@ def checkpoint(
 
 @convert.command()
 @job_argument
+@output_option
 def proposals(job: Path, overrides: tuple[str, ...], output: str | None) -> None:
     """Put the official release's JSON masks into the proposal store of JOB.yaml.
 

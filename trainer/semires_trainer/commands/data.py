@@ -12,7 +12,7 @@ from semires_trainer.errors import DataError
 MAX_SHOWN = 20
 
 
-@click.group()
+@click.group(short_help="Write, check and look at datasets.")
 def data() -> None:
     """Write the synthetic benchmark, check the files of a dataset, look at its examples."""
 
@@ -60,14 +60,14 @@ def synthetic(output: Path, images: int, eval_images: int, refs_per_image: int, 
 @data.command()
 @job_argument
 @json_option
-def check(job: Path, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
+def check(job: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Read every picture and draw every mask of the dataset in JOB.yaml; name each that is damaged.
 
     \b
     Example:
       semires data check job.yaml
     """
-    section = load_job(job, overrides, output).spec.dataset
+    section = load_job(job, overrides).spec.dataset
     from semires_trainer.commands.tables import counts_table
     from semires_trainer.data.images import ImageSource
     from semires_trainer.data.load import load_dataset
@@ -108,16 +108,14 @@ def check(job: Path, overrides: tuple[str, ...], output: str | None, as_json: bo
     metavar="PNG",
     help="Where the picture goes.",
 )
-def show(
-    job: Path, overrides: tuple[str, ...], output: str | None, split: str, count: int, seed: int, sheet: Path
-) -> None:
+def show(job: Path, overrides: tuple[str, ...], split: str, count: int, seed: int, sheet: Path) -> None:
     """Draw examples of the dataset in JOB.yaml, masks laid over the pictures, sentences above.
 
     \b
     Example:
       semires data show job.yaml --split val --count 12 --sheet val.png
     """
-    section = load_job(job, overrides, output).spec.dataset
+    section = load_job(job, overrides).spec.dataset
     from semires_trainer.data.images import ImageSource
     from semires_trainer.data.load import load_dataset
     from semires_trainer.survey import draw_examples

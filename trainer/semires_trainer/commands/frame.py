@@ -57,14 +57,8 @@ def debug_wanted(ctx: click.Context) -> bool:
 
 
 def job_argument(command: Command) -> Command:
-    """Add the manifest, --set and --output; the command reads them with `load_job`."""
+    """Add the manifest and --set; the command reads them with `load_job`."""
     for decorate in (
-        click.option(
-            "--output",
-            "output",
-            metavar="DIR",
-            help="Where results go, instead of the manifest's spec.output.",
-        ),
         click.option(
             "--set",
             "overrides",
@@ -76,6 +70,12 @@ def job_argument(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def output_option(command: Command) -> Command:
+    """Add --output."""
+    help_text = "Where results go, instead of the manifest's spec.output."
+    return click.option("--output", "output", metavar="DIR", help=help_text)(command)
 
 
 def processes_option(command: Command) -> Command:
@@ -96,7 +96,7 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
-def load_job(path: Path, overrides: tuple[str, ...], output: str | None) -> SemiRESJob:
+def load_job(path: Path, overrides: tuple[str, ...], output: str | None = None) -> SemiRESJob:
     """The manifest with the command line's values; says on stderr which fields only a cluster reads."""
     from semires_trainer.manifest import cluster_only_fields, load_manifest
 

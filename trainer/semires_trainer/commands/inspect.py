@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from semires_trainer.commands.frame import console, job_argument, json_option, load_job, processes_option
+from semires_trainer.commands.frame import console, job_argument, json_option, load_job, output_option, processes_option
 from semires_trainer.errors import SemiresError
 
 
-@click.command()
+@click.command(short_help="What 'run' would do, and what is missing.")
 @job_argument
+@output_option
 @processes_option
 @json_option
 def plan(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int, as_json: bool) -> None:
@@ -40,7 +41,7 @@ def plan(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int, 
     click.get_current_context().exit(found.exit_code)
 
 
-@click.command()
+@click.command(short_help="Is this machine fit for training?")
 @click.argument("job", metavar="[JOB.yaml]", required=False, type=click.Path(path_type=Path))
 @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @json_option
@@ -64,7 +65,7 @@ def doctor(job: Path | None, nproc: int, as_json: bool) -> None:
         try:
             from semires_trainer.config import resolve
 
-            resolved = resolve(load_job(job, (), None))
+            resolved = resolve(load_job(job, ()))
             output = Path(resolved.output)
         except SemiresError as error:
             checks.append(Check(name="Manifest", status="FAIL", detail=str(error), exit_code=error.exit_code))

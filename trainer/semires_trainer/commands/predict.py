@@ -11,7 +11,7 @@ from semires_trainer.commands.frame import console, json_option
 _FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="The mask of what a sentence names in a picture.")
 @click.option(
     "--checkpoint",
     required=True,

@@ -125,8 +125,9 @@ def print_resume(out: Console, plan: Plan) -> None:
     if plan.resume is None:
         out.print("Checkpoint  none, the run starts at the beginning")
         return
-    done = "done" if plan.resume.finished else f"goes on after step {plan.resume.step:,}"
-    out.print(f"Checkpoint  {escape(plan.resume.checkpoint)}: {plan.resume.stage} {done}", soft_wrap=True)
+    totals = {stage.name: f" of {stage.total_steps:,}" for stage in plan.stages}
+    where = f"{plan.resume.stage}, step {plan.resume.step:,}{totals.get(plan.resume.stage, '')}"
+    out.print(f"Checkpoint  {escape(plan.resume.checkpoint)}: {where}", soft_wrap=True)
 
 
 def _size(count: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from semires_trainer.commands.frame import console, job_argument, json_option, load_job, processes_option
+from semires_trainer.commands.frame import console, job_argument, json_option, load_job, output_option, processes_option
 
 
 def _run_stages(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int, stages: tuple[str, ...]) -> None:
@@ -26,8 +26,9 @@ def _run_stages(job: Path, overrides: tuple[str, ...], output: str | None, nproc
     out.print(f"Everything is in {manifest.spec.output}", soft_wrap=True, markup=False)
 
 
-@click.command()
+@click.command(short_help="All stages of a job: proposals, training, evaluation.")
 @job_argument
+@output_option
 @processes_option
 def run(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -> None:
     """Do all that JOB.yaml asks for: proposals, burn-in, mutual learning, evaluation.
@@ -43,8 +44,9 @@ def run(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -
     _run_stages(job, overrides, output, nproc, ("propose", "train", "evaluate"))
 
 
-@click.command()
+@click.command(short_help="Burn-in and mutual learning only.")
 @job_argument
+@output_option
 @processes_option
 def train(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -> None:
     """Train only: burn-in and mutual learning, no final evaluation.
@@ -58,8 +60,9 @@ def train(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int)
     _run_stages(job, overrides, output, nproc, ("train",))
 
 
-@click.command()
+@click.command(short_help="Masks of everything in the training images.")
 @job_argument
+@output_option
 @processes_option
 def propose(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -> None:
     """Make the proposals (masks of everything in a picture) of all training images.
@@ -74,7 +77,7 @@ def propose(job: Path, overrides: tuple[str, ...], output: str | None, nproc: in
     _run_stages(job, overrides, output, nproc, ("propose",))
 
 
-@click.command()
+@click.command(short_help="oIoU, mIoU and Pr@X of a model folder.")
 @job_argument
 @click.option(
     "--checkpoint",
@@ -88,7 +91,6 @@ def propose(job: Path, overrides: tuple[str, ...], output: str | None, nproc: in
 def evaluate(
     job: Path,
     overrides: tuple[str, ...],
-    output: str | None,
     checkpoint: Path,
     splits: tuple[str, ...],
     as_json: bool,
@@ -103,7 +105,7 @@ def evaluate(
     """
     if splits:
         overrides = (*overrides, f"dataset.evaluate=[{', '.join(splits)}]")
-    manifest = load_job(job, overrides, output)
+    manifest = load_job(job, overrides)
     from semires_trainer.assess import evaluate_folder
     from semires_trainer.config import resolve
     from semires_trainer.results import to_table

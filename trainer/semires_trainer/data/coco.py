@@ -38,11 +38,7 @@ def parse_annotations(
     records = records_of(document.get("annotations"), source=source, kind="annotation", id_field="id")
     keyed = ((record, record.integer("id")) for record in records)
     return unique(
-        (
-            (record, key, _parse_annotation(record, key, images))
-            for record, key in keyed
-            if keep is None or key in keep
-        ),
+        ((record, key, _parse_annotation(record, key, images)) for record, key in keyed if keep is None or key in keep),
         field="id",
     )
 

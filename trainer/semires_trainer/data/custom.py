@@ -42,8 +42,7 @@ def load_custom(name: str, annotations: Path) -> Dataset:
     categories = _parse_categories(document, annotations)
     records = records_of(document["annotations"], source=annotations, kind="annotation", id_field="id")
     refs = tuple(
-        _parse_ref(record, outlines[record.integer("id")], splits=splits, categories=categories)
-        for record in records
+        _parse_ref(record, outlines[record.integer("id")], splits=splits, categories=categories) for record in records
     )
     if not refs:
         raise DataError(f"{annotations} has no annotation", field="annotations", remedy="Outline an object.")
@@ -84,9 +83,7 @@ def _parse_ref(
     record: Record, annotation: Annotation, *, splits: Mapping[int, str], categories: Mapping[int, str]
 ) -> Ref:
     if "expressions" not in record.values or not record.items("expressions"):
-        raise record.error(
-            "expressions", "has no expression", remedy='Add one: "expressions": ["the red cup"].'
-        )
+        raise record.error("expressions", "has no expression", remedy='Add one: "expressions": ["the red cup"].')
     expressions = tuple(
         checked_expression(value, record=record, field=f"expressions[{place}]")
         for place, value in enumerate(record.items("expressions"))

@@ -68,9 +68,7 @@ class ImageSource:
                 remedy="Add it, or give the folder (or zip) that holds the files themselves.",
             ) from error
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, *_DAMAGED) as error:
-            raise DataError(
-                f"image {file_name} in {self.path} can't be read: {error}", field=_FIELD
-            ) from error
+            raise DataError(f"image {file_name} in {self.path} can't be read: {error}", field=_FIELD) from error
 
     def open(self, record: ImageRecord) -> Image.Image:
         """Read and decode one image; a size other than the record's is a DataError too."""
@@ -166,6 +164,4 @@ def _index_members(archive: zipfile.ZipFile) -> dict[str, str]:
 
 def _check_file_size(size: int, file_name: str, source: Path) -> None:
     if size > MAX_FILE_BYTES:
-        raise DataError(
-            f"image {file_name} in {source} has {size} bytes, more than {MAX_FILE_BYTES}", field=_FIELD
-        )
+        raise DataError(f"image {file_name} in {source} has {size} bytes, more than {MAX_FILE_BYTES}", field=_FIELD)

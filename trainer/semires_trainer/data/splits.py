@@ -132,16 +132,12 @@ def _checked_images(listed: Sequence[int], known: Sequence[int], *, field: str) 
     return chosen
 
 
-def _divide(
-    refs: Sequence[Ref], image_ids: tuple[int, ...], *, unlabeled_limit: int | None, seed: int
-) -> LabeledSplit:
+def _divide(refs: Sequence[Ref], image_ids: tuple[int, ...], *, unlabeled_limit: int | None, seed: int) -> LabeledSplit:
     labelled_images = set(image_ids)
     labelled = tuple(place for place, ref in enumerate(refs) if ref.image_id in labelled_images)
     rest = [place for place, ref in enumerate(refs) if ref.image_id not in labelled_images]
     if not rest:
-        logger.warning(
-            "All train images are labelled: mutual learning has no unlabelled image to learn from."
-        )
+        logger.warning("All train images are labelled: mutual learning has no unlabelled image to learn from.")
     if unlabeled_limit is not None:
         kept = _first_images([refs[place].image_id for place in rest], limit=unlabeled_limit, seed=seed)
         rest = [place for place in rest if refs[place].image_id in kept]

@@ -66,9 +66,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing or vocabulary["[PAD]"] != 0:
         problem = (
-            f"lacks {', '.join(missing)}"
-            if missing
-            else f"has [PAD] at line {vocabulary['[PAD]'] + 1}, not first"
+            f"lacks {', '.join(missing)}" if missing else f"has [PAD] at line {vocabulary['[PAD]'] + 1}, not first"
         )
         raise WeightsError(
             f"vocabulary {path} {problem}",

@@ -109,6 +109,8 @@ class Model(Section):
     burn-in."""
     drop_path: OpenShare = "0.3"
     """Stochastic depth of the last block; grows linearly from 0 at the first."""
+    text_dropout: OpenShare = "0.1"
+    """Dropout of the text encoder, on in mutual learning only."""
 
     @model_validator(mode="after")
     def _one_backbone(self) -> Model:

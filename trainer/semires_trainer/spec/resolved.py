@@ -112,6 +112,7 @@ class ResolvedModel:
     text_dimensions: ResolvedTextDimensions | None
     init_from: str | None
     drop_path: float
+    text_dropout: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
