@@ -6,8 +6,9 @@ Ours is `UnlabeledDataset[address]` with the packed proposal cache, without and 
 The peer is written from the described semantics of the official loader: ground truth rasterised although unused, a
 JSON file of start and length pairs filled run by run in Python, masks stacked at full size and nearest-resized by
 torch, the picture resized three times, masks turned into int64, blur by a round trip through Pillow, colours
-jittered by torchvision on the normalised picture. Both draw the same augmentations. Equality is checked before
-timing: masks and tokens exactly, views up to rounding, blurred ones to 2 levels.
+jittered by torchvision on the normalised picture. Both draw the same augmentations. Checked before timing:
+masks and tokens exactly, weak views to 2 levels, doubly normalised strong views to 1e-4 where nothing was blurred.
+The peer always normalises twice, as released; the Paper rows normalise once, on the device, which is not timed.
 """
 
 from __future__ import annotations

@@ -64,6 +64,10 @@ class Progress:
     finished: bool = False
     """The stage is done."""
 
+    def past(self, stage: Stage) -> bool:
+        """Whether `stage` is done."""
+        return self.finished if stage == self.stage else stage == "burn-in"
+
     def with_evaluation(self, oiou: float) -> Progress:
         """The progress after an evaluation gave `oiou` at this step."""
         if self.best_oiou is None or oiou > self.best_oiou:

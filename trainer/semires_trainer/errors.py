@@ -1,4 +1,4 @@
-"""Errors a user can act on. Each names what was wrong, where, and the remedy; each maps to one exit code of the design."""
+"""Errors a user can act on: each names what was wrong, where, and the remedy, and maps to one exit code."""
 
 from __future__ import annotations
 

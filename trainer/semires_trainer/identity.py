@@ -16,21 +16,23 @@ from semires_trainer.errors import ConfigError
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
+TRAINED = ("checkpoints", "burn-in", "model")
+"""What training leaves in the output besides the record."""
 LIBRARIES = ("semires", "torch", "torchvision", "timm", "transformers", "pycocotools", "numpy")
 
 
 def claim_output(output: Path, resolved: Resolved) -> str:
     """Write `run.json` if the folder has none, else check that it is this run's; returns the identity.
 
-    Raises ConfigError if the folder belongs to a run that trains something else.
+    A record without anything trained beside it is that of a start that failed, and is replaced. Raises ConfigError
+    if the folder belongs to a run that trains something else.
     """
     identity = training_hash(resolved)
     path = output / RUN_FILE
-    if not path.exists():
+    found = read_identity(path) if path.exists() else None
+    if found is None or (found != identity and not any((output / name).exists() for name in TRAINED)):
         atomic.write_json(path, run_record(resolved, identity))
-        return identity
-    found = read_identity(path)
-    if found != identity:
+    elif found != identity:
         raise ConfigError(
             f"{output} holds the run {found[:12]}, but this manifest trains {identity[:12]} "
             f"(compare `resolved` in {path} with `semires plan`)",

@@ -24,8 +24,8 @@ from semires_trainer.proposals.store import ProposalStore
 from semires_trainer.signals import StopFlag, StopRequested
 from semires_trainer.telemetry import Reporter
 
-IMAGES_WORTH_PROCESSES = 64
-"""Fewer images than this, of some 10 ms each, are segmented in the process itself."""
+IMAGES_WORTH_PROCESSES = 16
+"""Fewer images than this a rank, of 0.02 to 0.7 s each, are segmented in the rank itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class StopFlag:
 def stop_on_signals(*, forward_to: int | None = None) -> Iterator[StopFlag]:
     """Yield a flag that SIGINT and SIGTERM set. A second signal acts as if nobody listened: it ends the process.
 
-    With `forward_to`, a SIGTERM is passed on to that process id (a terminal sends SIGINT to all processes itself).
+    With `forward_to`, the first signal is passed on to that process id.
     """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -53,7 +53,7 @@ def stop_on_signals(*, forward_to: int | None = None) -> Iterator[StopFlag]:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         flag.signal_number = number
-        if forward_to is not None and number == signal.SIGTERM:
+        if forward_to is not None:
             os.kill(forward_to, number)
         for each, handler in previous.items():
             signal.signal(each, handler)

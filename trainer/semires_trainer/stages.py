@@ -22,6 +22,7 @@ from semires_trainer.checkpoint import (
 from semires_trainer.config import Resolved, ResolvedModel, ResolvedTraining
 from semires_trainer.data.datasets import EvalDataset
 from semires_trainer.distributed import World, synchronize_batch_norm
+from semires_trainer.errors import DataError
 from semires_trainer.evaluate import Evaluation, evaluate
 from semires_trainer.loaders import Loaders
 from semires_trainer.models.build import build_model, parameter_groups
@@ -109,8 +110,7 @@ def progress_of(run: Run) -> Progress:
 
 def burn_in(run: Run) -> None:
     """Train on the labelled refs; `burn-in/` ends as the model with the best oIoU on the selection split."""
-    reached = progress_of(run)
-    if reached.stage == "train" or reached.finished:
+    if progress_of(run).past("burn-in"):
         run.reporter.message("Burn-in is done already.")
         return
     model = build_start(run, run.resolved.model)
@@ -126,8 +126,7 @@ def burn_in(run: Run) -> None:
 
 def mutual_learning(run: Run, cache: PackedCache) -> None:
     """Teacher and student start from `burn-in/` (Eq. 2); `model/` ends as the best teacher."""
-    reached = progress_of(run)
-    if reached.stage == "train" and reached.finished:
+    if progress_of(run).past("train"):
         run.reporter.message("Mutual learning is done already.")
         return
     if run.lengths["train"].total_steps == 0:
@@ -320,13 +319,21 @@ def evaluate_all(run: Run) -> None:
     models = {name: file_sha256(path) for name, path in descriptions.items() if path.is_file()}
     details = {"identity": run.identity, "models": models}
     path = run.output / "results.json"
-    if run.world.broadcast(path.is_file() and read_results(path).details == details):
+    if run.world.broadcast(is_evaluated(path, details)):
         run.reporter.message(f"These models are evaluated already: {path}.")
         return
     scores = tuple(score for name in models for score in evaluate_folder(run, name))
     if run.world.is_main:
         write_results(path, Results(job=run.resolved.name, scores=scores, details=details))
     run.world.barrier()
+
+
+def is_evaluated(path: Path, details: dict[str, Any]) -> bool:
+    """Whether `path` holds the figures of just these models; a file that is absent or damaged does not."""
+    try:
+        return read_results(path).details == details
+    except DataError:
+        return False
 
 
 def evaluate_folder(run: Run, name: str) -> list[Score]:

@@ -195,4 +195,4 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int = 1, gap: int
 def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG atomically, without dates or other text: the same picture gives the same bytes."""
     with atomic.replace_file(path) as temporary:
-        image.save(temporary, format="PNG", optimize=True)
+        image.save(temporary, format="PNG")  # optimize=True saves 4 % of the bytes for six times the time

@@ -33,7 +33,7 @@ def load_custom(name: str, annotations: Path) -> Dataset:
         raise DataError(
             f"{annotations} must hold an object with images and annotations, got {type(document).__name__}",
             field="spec.dataset.annotations",
-            remedy="Write it as COCO JSON; docs/data.md shows an example.",
+            remedy="Write it as COCO JSON; docs/custom-data.md shows an example.",
         )
     document = _with_category_ids(document)
     images = parse_images(document, source=annotations)

@@ -60,7 +60,7 @@ class SyntheticConfig:
     """Images in each of val, testA and testB."""
     refs_per_image: int = 3
     """Objects referred to in an image, at most; the other objects are distractors."""
-    size: int = 192
+    size: int = 128
     """Side of an image in pixels."""
     seed: int = 0
 

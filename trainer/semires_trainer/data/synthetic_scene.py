@@ -18,8 +18,8 @@ from semires_trainer.data.synthetic_text import COLOURS, SHAPES, TEXTURES
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-NUM_OBJECTS = (3, 6)
-RADIUS = (0.1, 0.2)
+NUM_OBJECTS = (2, 4)
+RADIUS = (0.15, 0.26)
 """Radius of an object as a share of the image."""
 MIN_VISIBLE = 0.6
 """An object of which less is visible is placed again."""
@@ -34,7 +34,7 @@ SHADING = (0.0, 0.25)
 SHADOW = (0.1, 0.4)
 RIM = (0.2, 0.5)
 NOISE = (0.01, 0.03)
-SMEAR_SHARE = 0.7
+SMEAR_SHARE = 0.5
 """How many of the objects have a shapeless patch of their own colour beside them."""
 SMEAR_CONTRAST = (0.2, 0.4)
 """How much lighter or darker than the object its patch is."""
@@ -86,7 +86,7 @@ class _Placement:
 
 
 def compose(rng: np.random.Generator, size: int) -> Scene:
-    """Place 3 to 6 objects so that each shows at least `MIN_VISIBLE` of itself and has a look of its own."""
+    """Place 2 to 4 objects so that each shows at least `MIN_VISIBLE` of itself and has a look of its own."""
     wanted = int(rng.integers(NUM_OBJECTS[0], NUM_OBJECTS[1] + 1))
     placed: list[_Placement] = []
     covers: list[Floats] = []

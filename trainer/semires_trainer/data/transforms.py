@@ -2,8 +2,8 @@
 
 Weak view: blurred with probability 1/2 (seen by the teacher). Strong view: the weak view with jittered
 colours (seen by the student). Geometry is the same, so pseudo-labels need no warping. Views are uint8 (3, S,
-S) and normalised on the device, except for the official bug 'Twice' (algorithm.md 1.8 #7), whose strong view
-is float and final.
+S) and normalised on the device, except for the released code's bug 'Twice', whose strong view is float and
+final.
 
 Blur and hue are our own arithmetic, several times faster than Pillow's and torchvision's on a CPU; tests
 bound the difference (blur: 2 of 255 levels, rounding; jitter: 1 level).
