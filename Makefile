@@ -21,7 +21,7 @@ $(ENV): requirements/dev.txt pyproject.toml tools/make-env
 	@touch $@
 
 quickstart: $(ENV) ## Train SemiRES on the synthetic benchmark on the CPU, in minutes
-	$(BIN)/semires data synthetic --output quickstart/data
+	$(BIN)/semires data synthetic --output synthetic --images 900 --eval-images 50
 	$(BIN)/semires run examples/quickstart.yaml
 
 test: $(ENV) ## Run all tests but the long ones
@@ -53,6 +53,6 @@ lock: $(ENV) ## Resolve the requirements files again (ARGS=--upgrade for the new
 	tools/lock $(ARGS)
 
 clean: ## Remove the environment, caches and what quickstart made
-	rm -rf .venv build dist quickstart .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist synthetic runs/quickstart .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ One process is the same code with sums over one rank. Started by torchrun, which
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from semires_trainer.errors import InfrastructureError
 
@@ -173,6 +175,19 @@ def synchronize_batch_norm(model: nn.Module, world: World) -> nn.Module:
             # Same parameters, buffers and names: only the forward pass differs.
             module.__class__ = AllReduceBatchNorm2d
     return model
+
+
+def data_parallel(model: nn.Module, world: World) -> DistributedDataParallel:
+    """DDP: gradients are averaged while backward runs.
+
+    Every rank starts from the same file or seed and batch norm is synchronised, so buffers need no synchronisation;
+    torch 2.15 renamed the option that says so.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    device_ids = [world.device] if world.device.type == "cuda" else None
+    options: dict[str, Any] = {"device_ids": device_ids, "gradient_as_bucket_view": True, option: False}
+    return DistributedDataParallel(model, **options)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:

@@ -56,7 +56,9 @@ class Loaders:
         training = self.resolved.training
         augmented = augmentation_of(training) if training.burn_in_augmentation != "None" else None
         refs = self.materials.labeled
-        dataset = LabeledDataset(inputs=self.inputs, refs=refs, seed=training.seed, augmentation=augmented)
+        dataset = LabeledDataset(
+            inputs=self.inputs, refs=refs, seed=training.seed, stream="burn-in", augmentation=augmented
+        )
         stream = EndlessStream(size=len(refs), batch=training.burn_in_batch, seed=training.seed, name="burn-in")
         yield from grouped(self._batches(dataset, stream, start, end, micro_batch=plan.labeled), plan.accumulation)
 

@@ -48,6 +48,7 @@ HYPERPARAMETERS: tuple[Hyperparameter, ...] = (
     _same("refinement.pwa.mu", "0.5", "Paper (PWA); official code"),
     _same("refinement.pwa.sigma2", "0.1", "Paper (PWA); official code"),
     _same("training.burnInEpochs", 40, "Official code (LAVT's); not in the paper"),
+    _same("training.burnInEvaluateEvery", 1, "Official code: after each epoch"),
     _same("training.epochs", 40, "Official code; not in the paper"),
     _same("training.batch.labeled", 12, "Paper: 3 a GPU on 4 GPUs; official code"),
     _same("training.batch.unlabeled", 12, "Paper: 3 a GPU on 4 GPUs; official code"),

@@ -148,8 +148,9 @@ def phases_of(this: Run, stages: Sequence[str], progress: Progress) -> list[Phas
     splits = this.resolved.dataset.evaluate
     batches = {split: -(-len(this.loaders.evaluation(split)) // EVALUATION_BATCH) for split in splits}
     ahead = {stage: length for stage, length in this.lengths.items() if "train" in stages and not progress.past(stage)}
-    epochs = sum(length.epochs for length in ahead.values())
-    evaluations = epochs * batches[splits[0]] + (2 * sum(batches.values()) if "evaluate" in stages else 0)
+    every = {"burn-in": this.training.burn_in_evaluate_every, "train": 1}
+    turns = sum(-(-length.epochs // every[stage]) for stage, length in ahead.items())
+    evaluations = turns * batches[splits[0]] + (2 * sum(batches.values()) if "evaluate" in stages else 0)
     return [
         *(Phase(name=stage, units=length.total_steps) for stage, length in ahead.items()),
         Phase(name="evaluate", units=evaluations // this.world.size, seconds_per_unit=0.5),

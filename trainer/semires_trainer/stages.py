@@ -195,6 +195,7 @@ def train(
         first_step=run.first_step(stage),
         total_steps=length.total_steps,
         steps_per_epoch=length.steps_per_epoch,
+        evaluate_every_epochs=training.burn_in_evaluate_every if stage == "burn-in" else 1,
         images_per_step=training.burn_in_batch
         if stage == "burn-in"
         else training.batch_labeled + training.batch_unlabeled,

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from semires_trainer.config import ResolvedRefinement, ResolvedTraining
 from semires_trainer.data.transforms import normalize
-from semires_trainer.distributed import World, average_gradients
+from semires_trainer.distributed import World, average_gradients, data_parallel
 from semires_trainer.models.lavt import LAVT
 from semires_trainer.refine.losses import (
     PixelWeighting,
@@ -73,11 +73,7 @@ class Student:
         world = compute.world
         self.network: nn.Module = model
         if world.size > 1 and not deterministic:
-            device_ids = [world.device] if world.device.type == "cuda" else None
-            # Every rank starts from the same file or seed, and batch norm is synchronised: buffers agree already.
-            self.network = DistributedDataParallel(
-                model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.network = data_parallel(model, world)
         self.forward = cast("Callable[..., Tensor]", torch.compile(self.network) if compiled else self.network)
 
     def logits(self, image: Tensor, batch_text: tuple[Tensor, Tensor]) -> Tensor:

@@ -43,6 +43,8 @@ class StagePlan:
     """Steps of the run before this stage, for metrics and checkpoint names."""
     total_steps: int
     steps_per_epoch: int
+    evaluate_every_epochs: int
+    """Epochs between evaluations; the last one is always evaluated."""
     images_per_step: int
     """Images of the global batch, labelled and unlabelled."""
     learning_rate: Callable[[int], float]
@@ -126,15 +128,14 @@ def run_steps(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shel
         report_step(plan, step, values, policy, shell)
         if stop:
             raise StopRequested(shell.stop.exit_code, shell.save(state))
-        if policy.checkpoint_interval_steps and (step + 1) % policy.checkpoint_interval_steps == 0:
+        if checkpoint_is_due(plan, policy, state.progress):
             shell.save(state)
 
 
 def evaluate_if_due(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
     """At an epoch end that was not evaluated yet (also after a resume): evaluate, keep the best, save, or finish."""
     before = state.progress
-    epoch, steps_into_epoch = divmod(before.step, plan.steps_per_epoch)
-    if before.step == 0 or steps_into_epoch or before.evaluated_step == before.step:
+    if not evaluation_is_due(plan, before):
         return
     try:
         oiou = plan.evaluate()
@@ -145,14 +146,29 @@ def evaluate_if_due(plan: StagePlan, state: TrainingState, policy: Policy, shell
     shell.reporter.log_metrics(plan.first_step + before.step, {f"{plan.name}/val_oiou": oiou})
     if after.best_step == after.step:
         plan.publish_best(after)
-    by_epochs = policy.checkpoint_interval_epochs
-    if state.progress.finished or (by_epochs and epoch % by_epochs == 0):
+    if state.progress.finished or checkpoint_is_due(plan, policy, after):
         shell.save(state)
+    epoch = before.step // plan.steps_per_epoch
     shell.reporter.message(
         f"Epoch {epoch} of {plan.name}: oIoU {oiou:.2f} on the selection split, best {after.best_oiou:.2f}.",
         epoch=epoch,
         oiou=oiou,
     )
+
+
+def evaluation_is_due(plan: StagePlan, progress: Progress) -> bool:
+    """At the end of each N-th epoch and of the stage, unless it was evaluated already."""
+    steps = plan.steps_per_epoch * plan.evaluate_every_epochs
+    at_end = progress.step > 0 and (progress.step % steps == 0 or progress.step == plan.total_steps)
+    return at_end and progress.evaluated_step != progress.step
+
+
+def checkpoint_is_due(plan: StagePlan, policy: Policy, progress: Progress) -> bool:
+    """At each N-th step, or at the end of each N-th epoch: after its evaluation, if there is one."""
+    if policy.checkpoint_interval_steps is not None:
+        return progress.step % policy.checkpoint_interval_steps == 0
+    steps = plan.steps_per_epoch * (policy.checkpoint_interval_epochs or 1)
+    return progress.step % steps == 0 and not evaluation_is_due(plan, progress)
 
 
 def is_finished(plan: StagePlan, policy: Policy, progress: Progress) -> bool:

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from semires_trainer.checkpoint import newest_valid
 from semires_trainer.config import Resolved, parse_job, resolve
-from semires_trainer.distributed import World, joined_world
+from semires_trainer.distributed import joined_world
 from semires_trainer.identity import claim_output
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import load_materials
 from semires_trainer.run import run_stages
 from semires_trainer.signals import StopFlag
 from semires_trainer.sinks import NullSink, Position
-from semires_trainer.stages import Run
+from semires_trainer.stages import Run, evaluate_all
 from semires_trainer.steps import Compute
 from semires_trainer.telemetry import Reporter
 
@@ -119,37 +119,30 @@ def never(_position: Position) -> bool:
 
 
 @contextmanager
-def opened_run(
-    document: Document, *, stop_when: Moment = never, world: World | None = None
-) -> Iterator[tuple[Run, Watch]]:
+def opened_run(document: Document, *, stop_when: Moment = never) -> Iterator[tuple[Run, Watch]]:
     """What `run_rank` does before the stages, with a watch instead of a display."""
-    if world is None:
-        training = document["spec"]["training"]
-        with joined_world(device="CPU", deterministic=training["deterministic"]) as joined:
-            with opened_run(document, stop_when=stop_when, world=joined) as opened:
-                yield opened
-        return
     resolved = resolved_of(document)
-    loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=0)
-    watch = Watch(stop=StopFlag(), stop_when=stop_when)
-    identity = world.broadcast(claim_output(Path(resolved.output), resolved) if world.is_main else None)
-    yield (
-        Run(
+    with joined_world(device="CPU", deterministic=resolved.training.deterministic) as world:
+        loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=0)
+        watch = Watch(stop=StopFlag(), stop_when=stop_when)
+        identity = world.broadcast(claim_output(Path(resolved.output), resolved) if world.is_main else None)
+        run = Run(
             resolved=resolved,
             identity=identity,
             loaders=loaders,
             compute=Compute(world=world, bf16=False, channels_last=False),
             reporter=Reporter(watch),
             stop=watch.stop,
-        ),
-        watch,
-    )
+        )
+        yield run, watch
 
 
 def train(document: Document, *, stages: Sequence[str] = ("train",), stop_when: Moment = never) -> Watch:
-    """Run stages to their end; StopRequested when `stop_when` said so."""
+    """Run stages to their end, without drawing pictures; StopRequested when `stop_when` said so."""
     with opened_run(document, stop_when=stop_when) as (run, watch):
-        run_stages(run, stages)
+        run_stages(run, [stage for stage in stages if stage != "evaluate"])
+        if "evaluate" in stages:
+            evaluate_all(run)
         return watch
 
 
@@ -165,4 +158,6 @@ def newest_tensors(output: Path) -> dict[str, Tensor]:
 def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that are not identical, bit by bit."""
     both = first.keys() & second.keys()
-    return sorted((first.keys() ^ second.keys()) | {name for name in both if not torch.equal(first[name], second[name])})
+    return sorted(
+        (first.keys() ^ second.keys()) | {name for name in both if not torch.equal(first[name], second[name])}
+    )

@@ -46,7 +46,7 @@ def state_of(output: Path) -> dict[str, Any]:
         pytest.param(at("burn-in", 1), "burn-in", 2, None, id="middle-of-burn-in"),
         pytest.param(at("burn-in", 2), "burn-in", 3, None, id="epoch-end-before-its-evaluation"),
         pytest.param(during_first_evaluation_of("burn-in"), "burn-in", 3, None, id="in-an-evaluation"),
-        pytest.param(at("train", 3), "train", 4, 3, id="middle-of-mutual-learning"),
+        pytest.param(at("train", 4), "train", 5, 3, id="middle-of-mutual-learning"),
         pytest.param(at("train", 5), "train", 6, 3, id="last-step"),
     ],
 )

@@ -118,7 +118,7 @@ def _propose(rng: np.random.Generator, size: int) -> _Placement:
 def _distinct_looks(rng: np.random.Generator, shapes: list[str]) -> list[tuple[str, str]]:
     """A colour and a texture for each object such that no two objects agree in shape, colour and texture."""
     taken: set[tuple[str, str, str]] = set()
-    looks = []
+    looks: list[tuple[str, str]] = []
     for shape in shapes:
         while True:
             fresh = [colour for colour in COLOURS if all(colour != look[0] for look in looks)]
@@ -211,8 +211,8 @@ def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         alpha = thing.cover_HW
         canvas *= 1 - float(rng.uniform(*SHADOW)) * _shadow(rng, alpha)[..., None]
         soft = _blur(alpha, 0.6)[..., None]
-        rim = 1 - float(rng.uniform(*RIM)) * _rim(alpha)[..., None]
-        canvas = canvas * (1 - soft) + _surface(rng, thing, tone) * rim * soft
+        rim = np.float32(1) - np.float32(rng.uniform(*RIM)) * _rim(alpha)[..., None]
+        canvas += (_surface(rng, thing, tone) * rim - canvas) * soft
     canvas += rng.normal(0, float(rng.uniform(*NOISE)), canvas.shape).astype(np.float32)
     return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
 

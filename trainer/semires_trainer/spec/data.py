@@ -82,7 +82,7 @@ class Dataset(Section):
     labeled: Labeled
     """Which training images keep their masks; the others are used without."""
     unlabeled_limit: Positive | None = None
-    """Use only the first N unlabelled images, in the order of the file; left out means all."""
+    """Use only N unlabelled images, drawn with labeled.seed (a larger N contains a smaller); left out means all."""
     evaluate: Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=16), AfterValidator(unique)] | None = None
     """Splits to evaluate, the first also selects the best model.
     Default: val, testA, testB for RefCOCO and RefCOCOPlus; val, test for GRefUMD; val for GRefGoogle and

@@ -142,6 +142,7 @@ class ResolvedTraining:
 
     preset: PresetName
     burn_in_epochs: int
+    burn_in_evaluate_every: int
     epochs: int
     batch_labeled: int
     batch_unlabeled: int

@@ -86,6 +86,9 @@ class Training(Section):
     released scripts behave."""
     burn_in_epochs: Natural | None = None
     """Epochs of supervised training on the labelled images; 0 skips it."""
+    burn_in_evaluate_every: Positive | None = None
+    """Epochs of burn-in between evaluations on the selection split; the last epoch is always evaluated. An epoch of
+    a few labelled images takes less time than their evaluation."""
     epochs: Natural | None = None
     """Epochs of mutual learning; one epoch sees each unlabelled object once. 0 trains supervised only."""
     batch: Batch = Batch()

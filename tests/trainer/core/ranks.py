@@ -1,0 +1,162 @@
+"""Runs the same things on 1, 2 and 4 processes and writes what came out as JSON. Started by test_ranks.py:
+
+    python ranks.py DATA RESULTS
+
+One process imports torch once and forks the ranks (before it has used autograd or made a thread).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import harness
+
+from semires_trainer.distributed import World, joined_world, synchronize_batch_norm
+from semires_trainer.evaluate import evaluate
+from semires_trainer.models.build import build_model
+from semires_trainer.run import run_stages
+from semires_trainer.signals import StopRequested
+
+Json = dict[str, Any]
+
+SIZES = (1, 2, 4)
+
+
+def calm(document: harness.Document) -> harness.Document:
+    """Without chance that depends on the rank: no dropout, no drop-path; steps so small that rounding stays small."""
+    return harness.changed(
+        document, model__dropPath="0", model__textDropout="0", training__learningRate="1e-4", training__burnInEpochs=1
+    )
+
+
+def losses(data: Path, output: Path, *, deterministic: bool) -> Json:
+    """Loss of every step of burn-in and mutual learning; the weights beside."""
+    document = calm(harness.document_of(data, output, deterministic=deterministic))
+    watch = harness.train(document)
+    return {"losses": watch.losses}
+
+
+def patience(data: Path, output: Path) -> Json:
+    """The last step of a stage that ends early."""
+    document = harness.document_of(data, output, patience=1, epochs=50, learningRate="1e-9")
+    with harness.opened_run(document) as (run, watch):
+        run_stages(run, ("train",))
+        return {"steps": len(watch.losses["train"]), "planned": run.lengths["train"].total_steps}
+
+
+def stop(data: Path, output: Path, *, rank: int) -> Json:
+    """Only the last rank is asked to stop, and only in its second step."""
+    asked = rank == int(os.environ["WORLD_SIZE"]) - 1
+
+    def when(position: harness.Position) -> bool:
+        return asked and position.stage == "burn-in" and position.done == 1
+
+    try:
+        harness.train(harness.document_of(data, output), stop_when=when)
+    except StopRequested as stopped:
+        return {"exit_code": stopped.exit_code, "message": str(stopped).replace(str(output), "OUTPUT")}
+    return {"exit_code": 0}
+
+
+def figures(data: Path, output: Path) -> Json:
+    """Every figure of a random model that finds something, all digits; 7 batches for up to 4 ranks."""
+    with harness.opened_run(harness.document_of(data, output)) as (run, _):
+        model = build_model(run.resolved.model, seed=3)
+        last = [module for module in model.decoder.modules() if isinstance(module, nn.Conv2d)][-1]
+        nn.init.normal_(last.weight, generator=torch.Generator().manual_seed(0))
+        nn.init.zeros_(last.bias)
+        dataset = run.loaders.evaluation("val")
+        found = evaluate(model, dataset, run.compute, run.reporter, batch_size=4, workers=0)
+        return {"square": repr(found.square), "original": repr(found.original), "training": model.training}
+
+
+def batch_norm(world: World, dtype: torch.dtype) -> Json:
+    """Batch norm of a rank's share of 8 pictures: output, gradients and statistics of the whole batch."""
+    torch.manual_seed(0)
+    x, slope = torch.randn(8, 5, 3, 4).to(dtype) * 3 + 7, torch.randn(8, 5, 3, 4).to(dtype)
+    norm = nn.BatchNorm2d(5).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.normal_()
+    synchronize_batch_norm(norm, world)
+    mine = slice(8 * world.rank // world.size, 8 * (world.rank + 1) // world.size)
+    shares = []
+    for _ in range(2):
+        share = x[mine].clone().requires_grad_()
+        output = norm(share)
+        (output * slope[mine]).sum().backward()
+        shares.append((output.detach(), share.grad))
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
+    norm.eval()
+    return {
+        "type": type(norm).__name__,
+        "dtype": str(output.dtype),
+        "output": gathered(shares[-1][0], world),
+        "x_grad": gathered(shares[-1][1], world),
+        "weight_grad": world.sum(norm.weight.grad).tolist(),
+        "bias_grad": world.sum(norm.bias.grad).tolist(),
+        "running_mean": norm.running_mean.tolist(),
+        "running_var": norm.running_var.tolist(),
+        "num_batches_tracked": int(norm.num_batches_tracked),
+        "evaluated": gathered(norm(x[mine]).detach(), world),
+    }
+
+
+def gathered(share: Tensor, world: World) -> list[float]:
+    whole = torch.zeros(8, *share.shape[1:], dtype=torch.float64)
+    whole[8 * world.rank // world.size : 8 * (world.rank + 1) // world.size] = share.double()
+    return world.sum(whole).flatten().tolist()
+
+
+def rank_main(rank: int, size: int, port: int, data: Path, results: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    outputs = results / f"{size}-processes"
+    found: Json = {
+        "flat": losses(data, outputs / "flat", deterministic=True),
+        "ddp": losses(data, outputs / "ddp", deterministic=False),
+        "patience": patience(data, outputs / "patience"),
+        "stop": stop(data, outputs / "stop", rank=rank),
+        "figures": figures(data, outputs / "figures"),
+    }
+    with joined_world(device="CPU", deterministic=True) as world:
+        for dtype in (torch.float64, torch.bfloat16):
+            found[f"batch_norm_{dtype}".replace("torch.", "")] = batch_norm(world, dtype)
+    (results / f"{size}-{rank}.json").write_text(json.dumps(found))
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def main(data: Path, results: Path) -> int:
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    codes = []
+    for size in SIZES:
+        port = free_port()
+        ranks = [context.Process(target=rank_main, args=(rank, size, port, data, results)) for rank in range(size)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+            codes.append(process.exitcode)
+    return max(abs(code or 0) for code in codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
