@@ -24,8 +24,9 @@ HEAD = """# Benchmarks
 
 Written by `make benchmark` on {date}: {machine}.
 
-A ratio above 1 means that ours is faster: median over interleaved rounds, worst round in brackets. The peers are written from the semantics of the official code (which does
-not run as released), or are the named library; outputs are compared before anything is timed. No test asserts a time.
+A ratio above 1 means that ours is faster: median over interleaved rounds, worst round in brackets. The peers are written
+from the semantics of the official code (which does not run as released), or are the named library; outputs are compared
+before anything is timed. No test asserts a time.
 
 | benchmark | case | ours (ms) | peer (ms) | ratio |
 |---|---|---|---|---|
@@ -55,7 +56,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 def cells(row: Mapping[str, Any]) -> list[str]:
     """One line of the table."""
     case = {key: value for key, value in row.items() if key not in {"benchmark", "machine", *TIMES}}
-    ratio = f"{row['ratio']:.3g}× ({row['ratio_min']:.3g}×)"
+    ratio = f"{row['ratio']:.3g} ({row['ratio_min']:.3g})"
     return [row["benchmark"], describe(case), f"{row['ours_ms']:.3g}", f"{row['peer_ms']:.3g}", ratio]
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semires_trainer.config import Resolved, parse_job, resolve
+from semires_trainer.config import parse_job, resolve
 from semires_trainer.errors import InfrastructureError, SemiresError
 from semires_trainer.outcome import Outcome, write_outcome
 from semires_trainer.signals import StopRequested
@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--stages", default="propose,train,evaluate")
     options = parser.parse_args(arguments)
-    resolved = resolve(parse_job(json.loads(options.manifest.read_text(encoding="utf-8"))))
-    outcome = run_to_outcome(resolved, stages=options.stages.split(","))
+    outcome = run_to_outcome(options.manifest, stages=options.stages.split(","))
     if outcome is None:
         return 0
     if outcome.message:
@@ -38,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return outcome.exit_code
 
 
-def run_to_outcome(resolved: Resolved, *, stages: Sequence[str]) -> Outcome | None:
+def run_to_outcome(manifest: Path, *, stages: Sequence[str]) -> Outcome | None:
     """Run the stages; None after success. The message is empty where another rank knows better what happened."""
     from semires_trainer.run import run_rank
 
     is_main = os.environ.get("RANK", "0") == "0"
     try:
-        run_rank(resolved, stages=stages)
+        run_rank(resolve(parse_job(json.loads(manifest.read_text(encoding="utf-8")))), stages=stages)
     except StopRequested as stop:
         return Outcome(message=str(stop) if is_main else "", exit_code=stop.exit_code)
     except SemiresError as error:

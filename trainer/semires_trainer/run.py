@@ -179,7 +179,8 @@ def launch(job: SemiRESJob, output: Path, *, nproc: int, stages: Sequence[str]) 
     output.mkdir(parents=True, exist_ok=True)
     clear_outcome(output)
     manifest = output / "manifest.json"
-    atomic.write_text(manifest, job.model_dump_json(by_alias=True, exclude_none=True) + "\n")
+    # Only what was given: some checks ask whether a field was, as optimizedTextLayers of a small text encoder.
+    atomic.write_text(manifest, job.model_dump_json(by_alias=True, exclude_unset=True) + "\n")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"),
         *("-m", "semires_trainer.rank", str(manifest), "--stages", ",".join(stages)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from semires_trainer.config import parse_job
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
@@ -23,6 +24,12 @@ def load_module(name: str) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Processes that run beside each other take each other's cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

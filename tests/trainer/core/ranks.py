@@ -35,21 +35,20 @@ SIZES = (1, 2, 4)
 
 def calm(document: harness.Document) -> harness.Document:
     """Without chance that depends on the rank: no dropout, no drop-path; steps so small that rounding stays small."""
-    return harness.changed(
-        document, model__dropPath="0", model__textDropout="0", training__learningRate="1e-4", training__burnInEpochs=1
-    )
+    model = {"model__dropPath": "0", "model__textDropout": "0"}
+    return harness.changed(document, **model, training__learningRate="1e-4")
 
 
 def losses(data: Path, output: Path, *, deterministic: bool) -> Json:
     """Loss of every step of burn-in and mutual learning; the weights beside."""
-    document = calm(harness.document_of(data, output, deterministic=deterministic))
+    document = calm(harness.document_of(data, output, deterministic=deterministic, burnInEpochs=1, epochs=1))
     watch = harness.train(document)
     return {"losses": watch.losses}
 
 
 def patience(data: Path, output: Path) -> Json:
     """The last step of a stage that ends early."""
-    document = harness.document_of(data, output, patience=1, epochs=50, learningRate="1e-9")
+    document = harness.document_of(data, output, patience=1, burnInEpochs=1, epochs=50, learningRate="1e-9")
     with harness.opened_run(document) as (run, watch):
         run_stages(run, ("train",))
         return {"steps": len(watch.losses["train"]), "planned": run.lengths["train"].total_steps}

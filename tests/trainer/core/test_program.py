@@ -14,16 +14,23 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
+import torch
 
 from semires_trainer.checkpoint import newest_valid
+from semires_trainer.config import parse_job
+from semires_trainer.distributed import device_of
+from semires_trainer.errors import ConfigError, DivergedError, GpuMemoryError, InfrastructureError
+from semires_trainer.outcome import read_outcome
+from semires_trainer.rank import main as rank_main
+from semires_trainer.run import gpu_memory_errors, run
+from semires_trainer.signals import StopFlag, stop_on_signals
 
 
 @contextmanager
 def started(document: dict[str, Any], folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """The program, running; killed at the end if it still is."""
     job = folder / "job.yaml"
-    job.write_text(yaml.safe_dump(document))
+    job.write_text(json.dumps(document))
     process = subprocess.Popen(
         [sys.executable, "-m", "semires_trainer", "run", str(job), *options],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -73,3 +80,108 @@ def test_a_signal_leaves_a_usable_checkpoint(
     newest = newest_valid(output / "checkpoints")
     assert newest is not None
     assert json.loads((newest / "state.json").read_text())["step"] > harness.STEPS_PER_EPOCH
+
+
+def test_a_rank_leaves_its_outcome_for_the_program_that_started_torchrun(
+    data: Path, output: Path, harness: ModuleType
+) -> None:
+    document = harness.changed(harness.document_of(data, output), dataset__annotations=str(data / "absent"))
+    output.mkdir()
+    manifest = output / "manifest.json"
+    manifest.write_text(json.dumps(document))
+
+    code = rank_main([str(manifest), "--stages", "train"])
+
+    outcome = read_outcome(output)
+    assert outcome is not None
+    assert code == outcome.exit_code == 3
+    assert "absent" in outcome.message
+    assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "outcome.json"]
+
+
+@pytest.mark.parametrize("policy", ["Stop", "Skip", "RollBack"])
+def test_a_run_that_diverges_ends_with_exit_code_4(
+    finished: Path, data: Path, output: Path, harness: ModuleType, policy: str
+) -> None:
+    """A learning rate that makes the weights infinite in a few steps."""
+    document = harness.document_of(data, output, learningRate="1000000", nanPolicy=policy, nanLimit=2)
+
+    with pytest.raises(DivergedError, match="is not finite") as diverged:
+        run(parse_job(document))
+
+    assert diverged.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "error", "message"),
+    [
+        pytest.param(
+            {}, 3, ConfigError, r"burnInBatch: a global batch of 4 .* to 3 processes.*multiple of 3", id="batch"
+        ),
+        pytest.param({"training__microBatch": 1}, 1, ConfigError, r"microBatch: .* Use at least 2", id="micro-batch"),
+        pytest.param(
+            {"output": "s3://bucket/run"},
+            1,
+            ConfigError,
+            r"spec\.output: .* local folder, got s3://bucket/run\. Give a path",
+            id="s3",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(
+    data: Path,
+    output: Path,
+    harness: ModuleType,
+    changes: dict[str, Any],
+    processes: int,
+    error: type[Exception],
+    message: str,
+) -> None:
+    document = harness.changed(harness.document_of(data, output), **changes)
+
+    with pytest.raises(error, match=message):
+        run(parse_job(document), nproc=processes)
+
+    assert not output.exists()
+
+
+def test_a_gpu_that_is_not_there_is_an_error_of_the_infrastructure() -> None:
+    with pytest.raises(InfrastructureError, match=r"device CUDA needs GPU \d+, but \d+ are visible") as refused:
+        device_of("CUDA", torch.cuda.device_count())
+
+    assert refused.value.exit_code == 150
+
+
+def test_auto_falls_back_to_the_cpu_only_without_a_gpu() -> None:
+    has_gpu = torch.cuda.is_available() and torch.cuda.device_count() > 0
+
+    assert device_of("Auto", 0).type == ("cuda" if has_gpu else "cpu")
+    assert device_of("CPU", 7).type == "cpu"
+
+
+def test_exhausted_gpu_memory_names_the_remedy() -> None:
+    with (
+        pytest.raises(GpuMemoryError, match=r"microBatch: .*tried to allocate.*Halve it") as refused,
+        gpu_memory_errors(),
+    ):
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    assert refused.value.exit_code == 6
+
+
+def test_the_first_signal_sets_the_flag_and_the_second_is_left_to_whoever_was_there() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    with stop_on_signals() as stop:
+        assert not stop.is_set
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set
+        assert stop.exit_code == 130
+        assert signal.getsignal(signal.SIGINT) is before
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_rank_that_got_no_signal_ends_as_if_by_sigterm() -> None:
+    assert StopFlag().exit_code == 143
+    assert StopFlag(signal_number=signal.SIGINT).exit_code == 130

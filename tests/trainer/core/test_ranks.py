@@ -17,9 +17,7 @@ from torch import nn
 BURN_IN_TOLERANCE = 2e-6
 """Relative: float32 sums in another order."""
 MUTUAL_TOLERANCE = 1e-5
-"""Relative, in the first epoch."""
-LATE_MUTUAL_TOLERANCE = 1e-3
-"""Relative, later: pixels near the threshold may fall on the other side of it."""
+"""Relative: a pseudo-label's pixel at the threshold may fall on the other side of it."""
 
 RANKS = [pytest.param(2, 0, id="2-processes"), pytest.param(4, 0, id="4-processes"), pytest.param(4, 3, id="rank-3")]
 
@@ -43,13 +41,10 @@ def test_losses_do_not_depend_on_the_number_of_processes(
     found: dict[tuple[int, int], Any], harness: ModuleType, mode: str, size: int, rank: int
 ) -> None:
     wanted, losses = found[1, 0][mode]["losses"], found[size, rank][mode]["losses"]
-    epoch = harness.STEPS_PER_EPOCH
 
-    assert len(losses["burn-in"]) == epoch
-    assert len(losses["train"]) == 2 * epoch
+    assert len(losses["burn-in"]) == len(losses["train"]) == harness.STEPS_PER_EPOCH
     assert losses["burn-in"] == pytest.approx(wanted["burn-in"], rel=BURN_IN_TOLERANCE)
-    assert losses["train"][:epoch] == pytest.approx(wanted["train"][:epoch], rel=MUTUAL_TOLERANCE)
-    assert losses["train"] == pytest.approx(wanted["train"], rel=LATE_MUTUAL_TOLERANCE)
+    assert losses["train"] == pytest.approx(wanted["train"], rel=MUTUAL_TOLERANCE)
 
 
 @pytest.mark.parametrize(("size", "rank"), RANKS)
