@@ -21,7 +21,7 @@ $(ENV): requirements/dev.txt pyproject.toml tools/make-env
 	@touch $@
 
 quickstart: $(ENV) ## Train SemiRES on the synthetic benchmark on the CPU, in minutes
-	$(BIN)/semires data synthetic --output synthetic --images 900 --eval-images 50
+	$(BIN)/semires data synthetic --output synthetic --images 1500 --eval-images 50
 	$(BIN)/semires run examples/quickstart.yaml
 
 test: $(ENV) ## Run all tests but the long ones
