@@ -24,9 +24,9 @@ HEAD = """# Benchmarks
 
 Written by `make benchmark` on {date}: {machine}.
 
-A ratio above 1 means that ours is faster: median over interleaved rounds, worst round in brackets. The peers are written
-from the semantics of the official code (it does not run as released), or are the named library; outputs are compared
-before anything is timed. No test asserts a time.
+A ratio above 1 means that ours is faster: median over interleaved rounds, worst round in brackets. The peers are
+written from the semantics of the official code (it does not run as released), or are the named library; outputs are
+compared before anything is timed. No test asserts a time.
 
 | benchmark | case | ours (ms) | peer (ms) | ratio |
 |---|---|---|---|---|

@@ -45,7 +45,7 @@ def run_to_outcome(manifest: Path, *, stages: Sequence[str]) -> Outcome | None:
     try:
         run_rank(resolve(parse_job(json.loads(manifest.read_text(encoding="utf-8")))), stages=stages)
     except StopRequested as stop:
-        return Outcome(message=str(stop) if is_main else "", exit_code=stop.exit_code)
+        return Outcome(message=stop.saved if is_main else "", exit_code=stop.exit_code)
     except SemiresError as error:
         return Outcome(message=str(error), exit_code=error.exit_code)
     except Exception as error:

@@ -1,11 +1,9 @@
-"""`semires run`: from a manifest to a trained, evaluated model; one process, or several started by torchrun."""
+"""One process of a run: load, then proposals, burn-in, mutual learning and evaluation in order."""
 
 from __future__ import annotations
 
 import functools
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -13,65 +11,19 @@ from pathlib import Path
 
 import torch
 
-from semires_trainer import atomic
 from semires_trainer.checkpoint import Progress
-from semires_trainer.config import Resolved, ResolvedTraining, SemiRESJob, resolve
+from semires_trainer.config import Resolved, ResolvedTraining
 from semires_trainer.distributed import World, joined_world
-from semires_trainer.errors import ConfigError, GpuMemoryError, InfrastructureError
+from semires_trainer.errors import GpuMemoryError
 from semires_trainer.identity import claim_output
+from semires_trainer.launch import check_batches, with_local_paths
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import load_materials, propose
-from semires_trainer.outcome import clear_outcome, read_outcome
-from semires_trainer.results import Results, read_results
-from semires_trainer.schedule import burn_in_batches, mutual_batches
 from semires_trainer.showcase import draw_pictures
 from semires_trainer.signals import stop_on_signals
 from semires_trainer.stages import EVALUATION_BATCH, Run, burn_in, evaluate_all, mutual_learning, progress_of
 from semires_trainer.steps import Compute
 from semires_trainer.telemetry import Phase, Reporter, null_reporter, open_reporter
-
-STAGES = ("propose", "train", "evaluate")
-
-
-def run(job: SemiRESJob, *, nproc: int = 1, stages: Sequence[str] = STAGES) -> Results | None:
-    """Run `stages` of a job on `nproc` processes of this machine; returns the results if it evaluated.
-
-    Raises SemiresError for what a user can mend and StopRequested after a requested stop.
-    """
-    resolved = resolve(job)
-    output = local_path(resolved.output)
-    check_batches(resolved.training, processes=nproc)
-    if nproc > 1:
-        launch(job, output, nproc=nproc, stages=stages)
-    else:
-        run_rank(resolved, stages=stages)
-    return read_results(output / "results.json") if "evaluate" in stages else None
-
-
-def local_path(output: str) -> Path:
-    """The output folder; ConfigError for a storage service, which this version cannot write to."""
-    path = output.removeprefix("file://")
-    if "://" in path:
-        raise ConfigError(
-            f"results can only be written to a local folder, got {output}",
-            field="spec.output",
-            remedy="Give a path, for example runs/my-job",
-        )
-    return Path(path).expanduser()
-
-
-def with_local_paths(resolved: Resolved) -> Resolved:
-    """`resolved` with the folders it writes to as plain paths, without `~` and `file://`."""
-    store = str(local_path(resolved.proposals.store))
-    return replace(
-        resolved, output=str(local_path(resolved.output)), proposals=replace(resolved.proposals, store=store)
-    )
-
-
-def check_batches(training: ResolvedTraining, *, processes: int) -> None:
-    """ConfigError if the global batches cannot be dealt to the processes: found before any work is done."""
-    burn_in_batches(training, processes=processes)
-    mutual_batches(training, processes=processes)
 
 
 @contextmanager
@@ -172,37 +124,3 @@ def loader_workers(training: ResolvedTraining, world: World) -> int:
         return 0
     per_rank = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(8, per_rank - 1))
-
-
-def launch(job: SemiRESJob, output: Path, *, nproc: int, stages: Sequence[str]) -> None:
-    """Start `nproc` ranks with torchrun and wait; raises LaunchedRunFailed with what a rank says went wrong."""
-    output.mkdir(parents=True, exist_ok=True)
-    clear_outcome(output)
-    manifest = output / "manifest.json"
-    # Only what was given: some checks ask whether a field was, as optimizedTextLayers of a small text encoder.
-    atomic.write_text(manifest, job.model_dump_json(by_alias=True, exclude_unset=True) + "\n")
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"),
-        *("-m", "semires_trainer.rank", str(manifest), "--stages", ",".join(stages)),
-    ]
-    # In a session of its own a terminal's Ctrl-C reaches it once, through us, like every other signal.
-    process = subprocess.Popen(command, start_new_session=True)
-    with stop_on_signals(forward_to=process.pid):
-        code = process.wait()
-    if code == 0:
-        return
-    outcome = read_outcome(output)
-    if outcome is None:
-        raise InfrastructureError(
-            f"a rank was lost: torchrun ended with exit code {code} and left no outcome",
-            remedy="Look at the messages above; start again to go on from the last checkpoint",
-        )
-    raise LaunchedRunFailed(outcome.message, exit_code=outcome.exit_code)
-
-
-class LaunchedRunFailed(Exception):
-    """A run of several processes ended as one of them says."""
-
-    def __init__(self, message: str, *, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code

@@ -14,11 +14,12 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopRequested(Exception):
-    """The run stopped on request after it saved a checkpoint."""
+    """The run stopped on request; `saved` is a sentence about what was saved."""
 
-    def __init__(self, exit_code: int, checkpoint: str) -> None:
-        super().__init__(f"Stopped on request. {checkpoint}")
+    def __init__(self, exit_code: int, saved: str) -> None:
+        super().__init__(f"Stopped on request. {saved}")
         self.exit_code = exit_code
+        self.saved = saved
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 
 from semires_trainer.config import parse_job
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
-from semires_trainer.run import run
+from semires_trainer.launch import run
 
 
 def load_module(name: str) -> ModuleType:

@@ -55,17 +55,22 @@ def patience(data: Path, output: Path) -> Json:
 
 
 def stop(data: Path, output: Path, *, rank: int) -> Json:
-    """Only the last rank is asked to stop, and only in its second step."""
+    """Only the last rank is asked to stop, in its second step; the run then goes on to its end."""
     asked = rank == int(os.environ["WORLD_SIZE"]) - 1
 
     def when(position: harness.Position) -> bool:
         return asked and position.stage == "burn-in" and position.done == 1
 
+    whole, parts = (harness.document_of(data, output / name, burnInEpochs=1, epochs=1) for name in ("whole", "parts"))
+    found: Json = {"exit_code": 0}
     try:
-        harness.train(harness.document_of(data, output), stop_when=when)
+        harness.train(parts, stop_when=when)
     except StopRequested as stopped:
-        return {"exit_code": stopped.exit_code, "message": str(stopped).replace(str(output), "OUTPUT")}
-    return {"exit_code": 0}
+        found = {"exit_code": stopped.exit_code, "message": str(stopped).replace(str(output), "OUTPUT")}
+    for document in (parts, whole):
+        harness.train(document)
+    whole_tensors, tensors = (harness.newest_tensors(output / name) for name in ("whole", "parts"))
+    return {**found, "differing": harness.differing(whole_tensors, tensors)}
 
 
 def figures(data: Path, output: Path) -> Json:

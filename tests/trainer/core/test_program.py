@@ -20,9 +20,10 @@ from semires_trainer.checkpoint import newest_valid
 from semires_trainer.config import parse_job
 from semires_trainer.distributed import device_of
 from semires_trainer.errors import ConfigError, DivergedError, GpuMemoryError, InfrastructureError
+from semires_trainer.launch import run
 from semires_trainer.outcome import read_outcome
 from semires_trainer.rank import main as rank_main
-from semires_trainer.run import gpu_memory_errors, run
+from semires_trainer.run import gpu_memory_errors
 from semires_trainer.signals import StopFlag, stop_on_signals
 
 
@@ -76,7 +77,7 @@ def test_a_signal_leaves_a_usable_checkpoint(
         _, messages = process.communicate(timeout=60)
 
     assert process.returncode == code, messages[-3000:]
-    assert "Stopped on request. Checkpoint of burn-in step" in messages.splitlines()[-1]
+    assert messages.splitlines()[-1].startswith("Stopped on request. Checkpoint of burn-in step")
     newest = newest_valid(output / "checkpoints")
     assert newest is not None
     assert json.loads((newest / "state.json").read_text())["step"] > harness.STEPS_PER_EPOCH

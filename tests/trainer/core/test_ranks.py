@@ -65,12 +65,13 @@ def test_all_ranks_run_out_of_patience_at_the_same_step(found: dict[tuple[int, i
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_all_ranks_stop_when_one_is_asked_to(found: dict[tuple[int, int], Any], size: int) -> None:
+def test_all_ranks_stop_when_one_is_asked_to_and_go_on_exactly(found: dict[tuple[int, int], Any], size: int) -> None:
     ends = [found[size, rank]["stop"] for rank in range(size)]
 
     assert ends == [found[1, 0]["stop"]] * size
     assert ends[0]["exit_code"] == 143
     assert "burn-in step 2" in ends[0]["message"]
+    assert ends[0]["differing"] == []
 
 
 def whole_batch_norm(dtype: torch.dtype) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def proposals(job: Path, overrides: tuple[str, ...], output: str | None) -> None
             field="spec.proposals.generator",
             remedy="Set generator: Precomputed and precomputed: {path: FOLDER}",
         )
-    from semires_trainer.run import run
+    from semires_trainer.launch import run
 
     run(manifest, stages=("propose",))
     store = manifest.spec.proposals.store or f"{manifest.spec.output}/proposals"

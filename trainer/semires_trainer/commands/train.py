@@ -11,9 +11,9 @@ from semires_trainer.commands.frame import console, job_argument, json_option, l
 
 def _run_stages(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int, stages: tuple[str, ...]) -> None:
     manifest = load_job(job, overrides, output)
+    from semires_trainer.launch import LaunchedRunFailed
+    from semires_trainer.launch import run as run_job
     from semires_trainer.results import to_table
-    from semires_trainer.run import LaunchedRunFailed
-    from semires_trainer.run import run as run_job
 
     try:
         results = run_job(manifest, nproc=nproc, stages=stages)
