@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,26 @@ import harness
 from semires_trainer.distributed import World, joined_world, synchronize_batch_norm
 from semires_trainer.evaluate import evaluate
 from semires_trainer.models.build import build_model
-from semires_trainer.run import run_stages
 from semires_trainer.signals import StopRequested
 
 Json = dict[str, Any]
 
 SIZES = (1, 2, 4)
+MEETINGS = 8
+"""How often the ranks join and part."""
+
+
+_ports: list[int] = []
+
+
+def train(document: harness.Document, *, stop_when: harness.Moment = harness.never) -> harness.Watch:
+    meet_elsewhere()
+    return harness.train(document, stop_when=stop_when)
+
+
+def meet_elsewhere() -> None:
+    """Ranks that meet again at the same port may find the old meeting, which is about to end."""
+    os.environ["MASTER_PORT"] = str(_ports.pop())
 
 
 def calm(document: harness.Document) -> harness.Document:
@@ -42,16 +57,15 @@ def calm(document: harness.Document) -> harness.Document:
 def losses(data: Path, output: Path, *, deterministic: bool) -> Json:
     """Loss of every step of burn-in and mutual learning; the weights beside."""
     document = calm(harness.document_of(data, output, deterministic=deterministic, burnInEpochs=1, epochs=1))
-    watch = harness.train(document)
+    watch = train(document)
     return {"losses": watch.losses}
 
 
 def patience(data: Path, output: Path) -> Json:
     """The last step of a stage that ends early."""
     document = harness.document_of(data, output, patience=1, burnInEpochs=1, epochs=50, learningRate="1e-9")
-    with harness.opened_run(document) as (run, watch):
-        run_stages(run, ("train",))
-        return {"steps": len(watch.losses["train"]), "planned": run.lengths["train"].total_steps}
+    watch = train(document)
+    return {"steps": len(watch.losses["train"]), "planned": 50 * harness.STEPS_PER_EPOCH}
 
 
 def stop(data: Path, output: Path, *, rank: int) -> Json:
@@ -64,17 +78,18 @@ def stop(data: Path, output: Path, *, rank: int) -> Json:
     whole, parts = (harness.document_of(data, output / name, burnInEpochs=1, epochs=1) for name in ("whole", "parts"))
     found: Json = {"exit_code": 0}
     try:
-        harness.train(parts, stop_when=when)
+        train(parts, stop_when=when)
     except StopRequested as stopped:
         found = {"exit_code": stopped.exit_code, "message": str(stopped).replace(str(output), "OUTPUT")}
     for document in (parts, whole):
-        harness.train(document)
+        train(document)
     whole_tensors, tensors = (harness.newest_tensors(output / name) for name in ("whole", "parts"))
     return {**found, "differing": harness.differing(whole_tensors, tensors)}
 
 
 def figures(data: Path, output: Path) -> Json:
     """Every figure of a random model that finds something, all digits; 7 batches for up to 4 ranks."""
+    meet_elsewhere()
     with harness.opened_run(harness.document_of(data, output)) as (run, _):
         model = build_model(run.resolved.model, seed=3)
         last = [module for module in model.decoder.modules() if isinstance(module, nn.Conv2d)][-1]
@@ -124,42 +139,51 @@ def gathered(share: Tensor, world: World) -> list[float]:
     return world.sum(whole).flatten().tolist()
 
 
-def rank_main(rank: int, size: int, port: int, data: Path, results: Path) -> None:
+def rank_main(rank: int, size: int, ports: list[int], data: Path, results: Path) -> None:
+    _ports[:] = ports
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
     outputs = results / f"{size}-processes"
     found: Json = {
         "flat": losses(data, outputs / "flat", deterministic=True),
         "ddp": losses(data, outputs / "ddp", deterministic=False),
-        "patience": patience(data, outputs / "patience"),
-        "stop": stop(data, outputs / "stop", rank=rank),
         "figures": figures(data, outputs / "figures"),
     }
+    if size != 2:
+        found["patience"] = patience(data, outputs / "patience")
+        found["stop"] = stop(data, outputs / "stop", rank=rank)
+    meet_elsewhere()
     with joined_world(device="CPU", deterministic=True) as world:
         for dtype in (torch.float64, torch.bfloat16):
             found[f"batch_norm_{dtype}".replace("torch.", "")] = batch_norm(world, dtype)
     (results / f"{size}-{rank}.json").write_text(json.dumps(found))
 
 
-def free_port() -> int:
-    with socket.socket() as server:
+def free_ports(count: int) -> list[int]:
+    servers = [socket.socket() for _ in range(count)]
+    for server in servers:
         server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    ports = [int(server.getsockname()[1]) for server in servers]
+    for server in servers:
+        server.close()
+    return ports
 
 
 def main(data: Path, results: Path) -> int:
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
-    codes = []
     for size in SIZES:
-        port = free_port()
-        ranks = [context.Process(target=rank_main, args=(rank, size, port, data, results)) for rank in range(size)]
+        ports = free_ports(MEETINGS)
+        ranks = [context.Process(target=rank_main, args=(rank, size, ports, data, results)) for rank in range(size)]
         for process in ranks:
             process.start()
-        for process in ranks:
-            process.join()
-            codes.append(process.exitcode)
-    return max(abs(code or 0) for code in codes)
+        while any(process.is_alive() for process in ranks):
+            wait([process.sentinel for process in ranks if process.is_alive()])
+            if any(process.exitcode for process in ranks):
+                for process in ranks:
+                    process.kill()
+                return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -56,19 +56,18 @@ def test_figures_are_the_same_to_the_last_digit(found: dict[tuple[int, int], Any
     assert figures["training"] is True
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_all_ranks_run_out_of_patience_at_the_same_step(found: dict[tuple[int, int], Any], size: int) -> None:
-    ends = [found[size, rank]["patience"] for rank in range(size)]
+def test_all_ranks_run_out_of_patience_at_the_same_step(found: dict[tuple[int, int], Any]) -> None:
+    ends = [found[4, rank]["patience"] for rank in range(4)]
 
-    assert ends == [found[1, 0]["patience"]] * size
+    assert ends == [found[1, 0]["patience"]] * 4
     assert ends[0]["steps"] < ends[0]["planned"]
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_all_ranks_stop_when_one_is_asked_to_and_go_on_exactly(found: dict[tuple[int, int], Any], size: int) -> None:
-    ends = [found[size, rank]["stop"] for rank in range(size)]
+def test_all_ranks_stop_when_one_is_asked_to_and_go_on_exactly(found: dict[tuple[int, int], Any]) -> None:
+    """With dropout and drop-path; DDP would add in another order after a resume."""
+    ends = [found[4, rank]["stop"] for rank in range(4)]
 
-    assert ends == [found[1, 0]["stop"]] * size
+    assert ends == [found[1, 0]["stop"]] * 4
     assert ends[0]["exit_code"] == 143
     assert "burn-in step 2" in ends[0]["message"]
     assert ends[0]["differing"] == []
