@@ -177,13 +177,20 @@ def main(data: Path, results: Path) -> int:
         ranks = [context.Process(target=rank_main, args=(rank, size, ports, data, results)) for rank in range(size)]
         for process in ranks:
             process.start()
-        while any(process.is_alive() for process in ranks):
-            wait([process.sentinel for process in ranks if process.is_alive()])
-            if any(process.exitcode for process in ranks):
-                for process in ranks:
-                    process.kill()
-                return 1
+        if not all_end_well(ranks):
+            return 1
     return 0
+
+
+def all_end_well(ranks: list[Any]) -> bool:
+    """Wait for all; when one fails the others, which would wait for it, are ended."""
+    while alive := [process for process in ranks if process.exitcode is None]:
+        wait([process.sentinel for process in alive])
+        if any(process.exitcode for process in ranks):
+            for process in alive:
+                process.kill()
+            return False
+    return True
 
 
 if __name__ == "__main__":
