@@ -29,7 +29,7 @@ def found(finished: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
     script = Path(__file__).with_name("ranks.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-W", "error", str(script), str(data), str(results)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     files = {tuple(map(int, path.stem.split("-"))): path for path in results.glob("*.json")}
     return {(size, rank): json.loads(path.read_text()) for (size, rank), path in files.items()}
