@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Times per call, in milliseconds, of ours against a peer."""
+    """Times per call or item, in milliseconds, of ours against a peer."""
 
     rounds: int
     ours_ms: float
@@ -38,12 +38,15 @@ class Comparison:
 
 
 def interleave(
-    ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 7, repeat: int = 1
+    ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 7, repeat: int = 1, items: int = 1
 ) -> Comparison:
-    """Time `ours` and `peer` in alternating rounds after one untimed call each; a round is `repeat` calls."""
+    """Time `ours` and `peer` in alternating rounds after one untimed call each; a round is `repeat` calls.
+
+    Times are per item, where a call does `items` of them.
+    """
     ours()
     peer()
-    pairs = [(_time(ours, repeat), _time(peer, repeat)) for _ in range(rounds)]
+    pairs = [(_time(ours, repeat) / items, _time(peer, repeat) / items) for _ in range(rounds)]
     ours_ms, peer_ms = (list(times) for times in zip(*pairs, strict=True))
     ratios = [b / a for a, b in pairs]
     return Comparison(

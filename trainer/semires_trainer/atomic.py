@@ -1,14 +1,18 @@
-"""Files that are either whole or absent: written beside their final name, synced, renamed."""
+"""Files and folders that are either whole or absent: written beside their final name, synced, renamed."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+REPLACED = ".replaced"
+"""Ends the name of a folder while a newer one takes its place."""
 
 
 def sync_directory(path: Path) -> None:
@@ -33,6 +37,33 @@ def replace_file(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replace_directory(path: Path) -> Iterator[Path]:
+    """Yield a new folder to fill with files; on success it is synced and takes the place of `path`, else it vanishes.
+
+    POSIX replaces only empty folders: an old one steps aside as `<name>.replaced` first and is removed last.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        sync_directory(temporary)
+        aside = path.with_name(path.name + REPLACED)
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
+        os.rename(temporary, path)
+        sync_directory(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

@@ -14,10 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from semires_trainer.atomic import sync_directory
+from semires_trainer.atomic import REPLACED, replace_directory
 from semires_trainer.errors import WeightsError
 
 logger = logging.getLogger(__name__)
@@ -36,8 +34,6 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
-REPLACED = ".replaced"
-"""Ends the name of a checkpoint while a newer one of the same step takes its place."""
 _NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
 Stage = Literal["burn-in", "train"]
@@ -117,21 +113,8 @@ def save_checkpoint(root: Path, state: TrainingState, *, number: int) -> Path:
     final = root / f"step-{number:08d}"
     if is_valid(final) and json.loads((final / STATE).read_text(encoding="utf-8")) == _content_of(state):
         return final
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f".{final.name}.{uuid.uuid4().hex}.tmp"
-    temporary.mkdir()
-    try:
-        _write_content(temporary, state)
-        replaced = final.with_name(final.name + REPLACED)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
-            os.rename(final, replaced)
-        os.rename(temporary, final)
-        sync_directory(root)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with replace_directory(final) as folder:
+        _write_content(folder, state)
     return final
 
 
@@ -150,10 +133,6 @@ def _write_content(folder: Path, state: TrainingState) -> None:
     files = sorted(folder.iterdir())
     manifest = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for path in [*files, folder / MANIFEST]:
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-    sync_directory(folder)
 
 
 def _cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,6 +31,8 @@ SHARES = {
     "pseudo_foreground_share": "foreground pixels of pseudo-labels",
 }
 """Metrics that are drawn, named `<stage>/<name>` in metrics.jsonl, with the words of the legend."""
+MANY_VALUES = 24
+"""Fewer values are drawn as they are."""
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -61,7 +63,7 @@ def write_training_curves(records: Records, path: Path, *, title: str = "") -> N
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 6.4), dpi=110, layout="constrained")
+        figure = Figure(figsize=(11, 7.2), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
         _draw(figure, records, title)
         with atomic.replace_file(path) as temporary:
@@ -114,19 +116,22 @@ def smooth(values: Sequence[float], weight: float) -> list[float]:
 
 
 def _plot(axis: Axes, points: tuple[list[int], list[float]], *, color: str, label: str, scale: float = 1) -> None:
-    """The raw values faintly and their moving average over about a sixtieth of the run on top."""
+    """The raw values faintly and their moving average on top, over 8 values or a sixtieth of them.
+
+    A logged value is that of one step, and a share of 4 labelled images has 5 values: unreadable without the average.
+    """
     steps, values = points[0], [scale * value for value in points[1]]
-    window = len(values) / 60
-    if window <= 2:
+    if len(values) < MANY_VALUES:
         axis.plot(steps, values, color=color, linewidth=1.6, label=label)
         return
+    window = max(8, len(values) / 60)
     axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.25)
     axis.plot(steps, smooth(values, 1 - 1 / window), color=color, linewidth=1.6, label=label)
 
 
 def _legend(axis: Axes) -> None:
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(fontsize=8, loc="best")
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=2, borderaxespad=0)
 
 
 def _draw_losses(axis: Axes, records: Records) -> None:

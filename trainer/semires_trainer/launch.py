@@ -20,6 +20,8 @@ from semires_trainer.schedule import burn_in_batches, mutual_batches
 from semires_trainer.signals import EXIT_CODES, StopRequested, stop_on_signals
 
 STAGES = ("propose", "train", "evaluate")
+SHUTDOWN_SECONDS = 120
+"""A rank that was asked to stop may take this long for its step and its checkpoint; torchrun's default is 30."""
 
 
 def run(job: SemiRESJob, *, nproc: int = 1, stages: Sequence[str] = STAGES) -> Results | None:
@@ -75,6 +77,7 @@ def launch(job: SemiRESJob, output: Path, *, nproc: int, stages: Sequence[str]) 
     atomic.write_text(manifest, job.model_dump_json(by_alias=True, exclude_unset=True) + "\n")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"),
+        f"--shutdown-timeout={SHUTDOWN_SECONDS}",
         *("-m", "semires_trainer.rank", str(manifest), "--stages", ",".join(stages)),
     ]
     # In a session of its own a terminal's Ctrl-C reaches it once, through us, like every other signal.

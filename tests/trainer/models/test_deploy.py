@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from semires_trainer.atomic import replace_directory
 from semires_trainer.errors import WeightsError
-from semires_trainer.models.deploy import ModelInfo, load_model, publish_directory, save_model
+from semires_trainer.models.deploy import ModelInfo, load_model, save_model
 from semires_trainer.models.lavt import LAVT
 
 INFO = ModelInfo(image_size=64, max_tokens=8, provenance={"run": "here", "oIoU": 12.5})
@@ -124,7 +125,7 @@ def test_precision_is_kept(tiny: LAVT, tmp_path: Path) -> None:
 
 
 def fail_half_way(folder: Path) -> None:
-    with publish_directory(folder) as temporary:
+    with replace_directory(folder) as temporary:
         save_file({"a": torch.ones(1)}, temporary / "a.safetensors")
         raise RuntimeError("half way")
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from semires_trainer.curves import smooth, write_training_curves
 
-SIZE = (1210, 704)
+SIZE = (1210, 792)
 
 
 def whole_run() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semires_trainer.errors import ConfigError, WeightsError
 from semires_trainer.models.convert import read_official
-from semires_trainer.models.deploy import MODEL_FILE, VOCAB_FILE, load_model
+from semires_trainer.models.deploy import MODEL_FILE, VOCAB_FILE, load_model, read_config
 from semires_trainer.models.lavt import LAVT, LAVTConfig
 from semires_trainer.models.pretrained import load_bert, load_swin, read_text_config
 from semires_trainer.models.text import TextConfig
@@ -97,12 +97,15 @@ def build_model(section: ModelSection, *, seed: int, text_dropout: float = 0.1) 
 
 
 def model_shape(section: ModelSection) -> LAVT:
-    """The network without storage, for counting parameters; reads a BERT folder's config.json, no weights.
+    """The network without storage, for counting parameters; reads configurations, no weights.
 
-    With `init_from` it has the text encoder of the section, not that of the checkpoint.
+    With a folder as `init_from` it is that of the folder. An official file tells its dimensions by its tensors only:
+    then the text encoder is that of the section, which is the same one unless the manifest is wrong.
     """
+    folder = Path(section.init_from).expanduser() if section.init_from else None
+    config = read_config(folder) if folder and folder.is_dir() else _config(section, None, text_dropout=0.1)
     with torch.device("meta"):
-        return LAVT(_config(section, None, text_dropout=0.1))
+        return LAVT(config)
 
 
 def vocabulary_path(section: ModelSection) -> Path:

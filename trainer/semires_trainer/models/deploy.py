@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from semires_trainer.atomic import sync_directory
+from semires_trainer.atomic import replace_directory
 from semires_trainer.errors import WeightsError
 from semires_trainer.models.lavt import LAVT, LAVTConfig
 from semires_trainer.models.text import TextConfig
@@ -41,38 +38,9 @@ class ModelInfo:
     """The vocabulary the model was trained with; None if it must be given."""
 
 
-@contextlib.contextmanager
-def publish_directory(path: Path) -> Iterator[Path]:
-    """Yield a new folder to fill; on success it is synced and takes the place of `path`, else it vanishes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex
-    temporary = path.with_name(f".{path.name}.{token}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        sync_directory(temporary)
-        _exchange(temporary, path, token)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _exchange(temporary: Path, path: Path, token: str) -> None:
-    """POSIX replaces only empty folders: an old one steps aside first and is removed last."""
-    retired = path.with_name(f".{path.name}.{token}.old")
-    if path.exists():
-        os.rename(path, retired)
-    os.rename(temporary, path)
-    sync_directory(path.parent)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
 def save_model(folder: Path, model: LAVT, info: ModelInfo) -> None:
     """Write the deployable folder, replacing an older one as a whole. Weights keep their precision."""
-    with publish_directory(folder) as temporary:
+    with replace_directory(folder) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, temporary / TENSOR_FILE, metadata={"format": "pt"})
         if info.vocab is not None:
@@ -106,8 +74,8 @@ def load_model(folder: Path) -> tuple[LAVT, ModelInfo]:
     listed = description["sha256"]
     for name, digest in listed.items():
         _verify(folder / name, digest)
+    config = _config_in(description, folder)
     try:
-        config = config_of(description["architecture"], image_size=int(description["imageSize"]))
         info = ModelInfo(
             image_size=config.image_size,
             max_tokens=int(description["maxTokens"]),
@@ -121,6 +89,18 @@ def load_model(folder: Path) -> tuple[LAVT, ModelInfo]:
     path = folder / TENSOR_FILE
     fill(model, read_safetensors(path, field=""), where=str(path), field="")
     return model.eval(), info
+
+
+def read_config(folder: Path) -> LAVTConfig:
+    """The shape of the network in a deployable folder; no weight is read. Raises WeightsError as `load_model` does."""
+    return _config_in(_read_description(folder), folder)
+
+
+def _config_in(description: Mapping[str, Any], folder: Path) -> LAVTConfig:
+    try:
+        return config_of(description["architecture"], image_size=int(description["imageSize"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / MODEL_FILE} does not describe a model: {error!r}") from error
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -166,9 +166,11 @@ def unions(proposals: ProposalBatch, selected_P: Tensor, *, otherwise_BHW8: Tens
     words, selected = _numpy_words(proposals.packed_PHW8), selected_P.numpy()
     result = otherwise_BHW8.clone()
     for union, (start, stop) in zip(_numpy_words(result), itertools.pairwise(proposals.starts), strict=True):
-        chosen = start + np.flatnonzero(selected[start:stop])
+        chosen = np.flatnonzero(selected[start:stop])
         if chosen.size:
-            np.bitwise_or.reduce(words[chosen], axis=0, out=union)
+            union[:] = 0
+        for place in chosen.tolist():  # one after the other: a gather of all of them would be read twice
+            union |= words[start + place]
     return result
 
 
