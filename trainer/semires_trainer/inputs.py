@@ -1,8 +1,9 @@
-"""The files a job reads, found without torch and without opening them."""
+"""The files a job reads and the folders it writes to, found without torch and without opening them."""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 from semires_trainer.config import Resolved
@@ -45,3 +46,23 @@ def missing_inputs(resolved: Resolved) -> list[SemiresError]:
         message = "generator SAM needs the package segment-anything, which is not installed"
         found.append(ConfigError(message, field="spec.proposals.generator", remedy="pip install segment-anything"))
     return found
+
+
+def local_path(output: str) -> Path:
+    """The output folder; ConfigError for a storage service, which this version cannot write to."""
+    path = output.removeprefix("file://")
+    if "://" in path:
+        raise ConfigError(
+            f"results can only be written to a local folder, got {output}",
+            field="spec.output",
+            remedy="Give a path, for example runs/my-job",
+        )
+    return Path(path).expanduser()
+
+
+def with_local_paths(resolved: Resolved) -> Resolved:
+    """`resolved` with the folders it writes to as plain paths, without `~` and `file://`."""
+    store = str(local_path(resolved.proposals.store))
+    return replace(
+        resolved, output=str(local_path(resolved.output)), proposals=replace(resolved.proposals, store=store)
+    )

@@ -8,15 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from semires_trainer import atomic
-from semires_trainer.config import Resolved, ResolvedTraining, SemiRESJob, resolve
-from semires_trainer.errors import ConfigError, InfrastructureError
+from semires_trainer.config import SemiRESJob, resolve
+from semires_trainer.errors import InfrastructureError
+from semires_trainer.inputs import local_path
 from semires_trainer.outcome import clear_outcome, read_outcome
 from semires_trainer.results import Results, read_results
-from semires_trainer.schedule import burn_in_batches, mutual_batches
+from semires_trainer.schedule import check_batches
 from semires_trainer.signals import EXIT_CODES, StopRequested, stop_on_signals
 
 STAGES = ("propose", "train", "evaluate")
@@ -40,32 +40,6 @@ def run(job: SemiRESJob, *, nproc: int = 1, stages: Sequence[str] = STAGES) -> R
 
         run_rank(resolved, stages=stages)
     return read_results(output / "results.json") if "evaluate" in stages else None
-
-
-def local_path(output: str) -> Path:
-    """The output folder; ConfigError for a storage service, which this version cannot write to."""
-    path = output.removeprefix("file://")
-    if "://" in path:
-        raise ConfigError(
-            f"results can only be written to a local folder, got {output}",
-            field="spec.output",
-            remedy="Give a path, for example runs/my-job",
-        )
-    return Path(path).expanduser()
-
-
-def check_batches(training: ResolvedTraining, *, processes: int) -> None:
-    """ConfigError if the global batches cannot be dealt to the processes: found before any work is done."""
-    burn_in_batches(training, processes=processes)
-    mutual_batches(training, processes=processes)
-
-
-def with_local_paths(resolved: Resolved) -> Resolved:
-    """`resolved` with the folders it writes to as plain paths, without `~` and `file://`."""
-    store = str(local_path(resolved.proposals.store))
-    return replace(
-        resolved, output=str(local_path(resolved.output)), proposals=replace(resolved.proposals, store=store)
-    )
 
 
 def launch(job: SemiRESJob, output: Path, *, nproc: int, stages: Sequence[str]) -> None:

@@ -16,9 +16,10 @@ from semires_trainer.config import Resolved, ResolvedTraining
 from semires_trainer.distributed import World, joined_world
 from semires_trainer.errors import GpuMemoryError
 from semires_trainer.identity import claim_output
-from semires_trainer.launch import check_batches, with_local_paths
+from semires_trainer.inputs import with_local_paths
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import load_materials, propose
+from semires_trainer.schedule import check_batches
 from semires_trainer.showcase import draw_pictures
 from semires_trainer.signals import stop_on_signals
 from semires_trainer.stages import EVALUATION_BATCH, Run, burn_in, evaluate_all, mutual_learning, progress_of

@@ -49,6 +49,12 @@ def mutual_batches(training: ResolvedTraining, *, processes: int) -> BatchPlan:
     return BatchPlan(accumulation=accumulation, labeled=labeled // accumulation, unlabeled=unlabeled // accumulation)
 
 
+def check_batches(training: ResolvedTraining, *, processes: int) -> None:
+    """ConfigError if the global batches cannot be dealt to the processes: found before any work is done."""
+    burn_in_batches(training, processes=processes)
+    mutual_batches(training, processes=processes)
+
+
 def burn_in_length(training: ResolvedTraining, *, num_labeled: int) -> StageLength:
     """An epoch of burn-in is one pass over the labelled refs."""
     return StageLength(steps_per_epoch=max(1, num_labeled // training.burn_in_batch), epochs=training.burn_in_epochs)

@@ -296,6 +296,15 @@ def test_the_shape_of_a_section_needs_no_storage(section: Any) -> None:
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
+def test_the_shape_of_a_model_folder_is_that_of_the_folder(section: Any, tiny: LAVT, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tiny, ModelInfo(image_size=64, max_tokens=8))
+
+    model = model_shape(section(init_from=str(tmp_path / "model")))
+
+    assert model.config == tiny.config
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 def test_groups_decay_what_the_published_optimizer_decays(tiny: LAVT) -> None:
     groups = parameter_groups(tiny, weight_decay=0.01, optimized_text_layers=1)
     names = {id(parameter): name for name, parameter in tiny.named_parameters()}
