@@ -1,25 +1,19 @@
-"""A synthetic dataset of a few pictures, a manifest that trains on it, a random model; and the command line."""
+"""A synthetic dataset of a few pictures, a manifest that trains on it, a random model."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
 
-from semires_trainer.cli import main
 from semires_trainer.config import Resolved, parse_job, resolve
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
 from semires_trainer.models.build import build_model
 from semires_trainer.models.deploy import ModelInfo, save_model
-
-Semires = Callable[..., Result]
-
 
 @pytest.fixture(autouse=True)
 def plain_output(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,12 +21,6 @@ def plain_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("SEMIRES_DEBUG", raising=False)
-
-
-@pytest.fixture
-def semires() -> Semires:
-    """Run the program with arguments."""
-    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="session")
