@@ -15,6 +15,7 @@ from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
 from semires_trainer.models.build import build_model
 from semires_trainer.models.deploy import ModelInfo, save_model
 
+
 @pytest.fixture(autouse=True)
 def plain_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wrapping and no colour, whatever terminal the tests run in."""
