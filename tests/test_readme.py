@@ -312,7 +312,7 @@ def test_the_readme_examines_its_manifest(refcoco: Path, semires: Semires) -> No
     lines = semires(*words[1:], folder=refcoco).stdout.splitlines()
 
     (line,) = [line for line in lines if line.split()[1] == "Job"]
-    assert line.split() == "OK Job refcoco-1pct: every local file is there".split()
+    assert line.split() == ["OK", "Job", "refcoco-1pct:", "every", "local", "file", "is", "there"]
 
 
 def test_the_guide_turns_pixels_into_an_outline() -> None:
