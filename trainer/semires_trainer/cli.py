@@ -11,6 +11,7 @@ from semires_trainer.commands.frame import DEBUG_VARIABLE, Program
 from semires_trainer.commands.inspect import doctor, plan
 from semires_trainer.commands.predict import predict
 from semires_trainer.commands.train import evaluate, propose, run, train
+from semires_trainer.threads import share_cores
 
 
 @click.group(
@@ -30,6 +31,7 @@ def main(debug: bool) -> None:
       semires plan examples/quickstart.yaml   what would be done?
       semires run examples/quickstart.yaml    do it
     """
+    share_cores()
 
 
 for _command in (run, train, propose, evaluate, predict, convert, data, plan, doctor):

@@ -19,6 +19,7 @@ from semires_trainer.config import parse_job, resolve
 from semires_trainer.errors import InfrastructureError, SemiresError
 from semires_trainer.outcome import Outcome, write_outcome
 from semires_trainer.signals import StopRequested
+from semires_trainer.threads import share_cores
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_to_outcome(manifest: Path, *, stages: Sequence[str]) -> Outcome | None:
     """Run the stages; None after success. The message is empty where another rank knows better what happened."""
+    share_cores()
     from semires_trainer.run import run_rank
 
     is_main = os.environ.get("RANK", "0") == "0"
