@@ -7,6 +7,8 @@ ENV := .venv/.installed
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest
 TEST_PROCESSES ?= 2
+# All tests of a file in one process: what they share is made once. In order: the slow files come early.
+SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 CODE := trainer tests $(wildcard benchmarks examples)
 
 .PHONY: help env quickstart test test-long benchmark lint format generate check-generated lock clean
@@ -25,7 +27,7 @@ quickstart: $(ENV) ## Train SemiRES on the synthetic benchmark on the CPU, in mi
 	$(BIN)/semires run examples/quickstart.yaml
 
 test: $(ENV) ## Run all tests but the long ones
-	$(PYTEST) -m "not long" -n $(TEST_PROCESSES)
+	$(PYTEST) -m "not long" $(SPREAD)
 
 test-long: $(ENV) ## Run the tests that take minutes
 	$(PYTEST) -m long

@@ -29,17 +29,23 @@ def claim_output(output: Path, resolved: Resolved) -> str:
     """
     identity = training_hash(resolved)
     path = output / RUN_FILE
-    found = read_identity(path) if path.exists() else None
-    if found is None or (found != identity and not any((output / name).exists() for name in TRAINED)):
+    check_output(output, identity)
+    if not path.exists() or read_identity(path) != identity:
         atomic.write_json(path, run_record(resolved, identity))
-    elif found != identity:
+    return identity
+
+
+def check_output(output: Path, identity: str) -> None:
+    """ConfigError if the folder holds something trained by another run, or a record that can't be read."""
+    path = output / RUN_FILE
+    found = read_identity(path) if path.exists() else identity
+    if found != identity and any((output / name).exists() for name in TRAINED):
         raise ConfigError(
             f"{output} holds the run {found[:12]}, but this manifest trains {identity[:12]} "
             f"(compare `resolved` in {path} with `semires plan`)",
             field="spec.output",
             remedy="Choose another output, or restore the manifest the run was started with",
         )
-    return identity
 
 
 def read_identity(path: Path) -> str:

@@ -14,8 +14,8 @@ from semires_trainer.data.load import load_dataset
 from semires_trainer.data.masks import rasterize
 from semires_trainer.data.records import Dataset, Ref
 from semires_trainer.data.splits import LabeledSplit, split_labeled
-from semires_trainer.errors import ConfigError, DataError, SemiresError
-from semires_trainer.identity import RUN_FILE, read_identity
+from semires_trainer.errors import DataError, SemiresError
+from semires_trainer.identity import check_output
 from semires_trainer.inputs import REMOTE, input_uris, missing_inputs
 from semires_trainer.memory import MemoryEstimate, estimate_memory
 from semires_trainer.proposals.build import build_key
@@ -280,13 +280,7 @@ def _truths(
 def _find_resume(resolved: Resolved) -> ResumePlan | None:
     """The newest checkpoint's place; ConfigError if the output belongs to another run."""
     output, identity = Path(resolved.output).expanduser(), training_hash(resolved)
-    record = output / RUN_FILE
-    if record.exists() and (found := read_identity(record)) != identity:
-        raise ConfigError(
-            f"{output} holds the run {found[:12]}, but this manifest trains {identity[:12]}",
-            field="spec.output",
-            remedy="Choose another output, or restore the manifest that the run was started with.",
-        )
+    check_output(output, identity)
     folders = checkpoints_of(output / "checkpoints")
     if not folders:
         return None

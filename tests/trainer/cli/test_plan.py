@@ -78,12 +78,19 @@ def test_one_missing_file_does_not_hide_the_next(resolved: Resolved, tmp_path: P
     assert plan.memory is not None
 
 
-def test_an_output_of_another_run_is_a_problem(semires, job: Path, resolved: Resolved) -> None:
+@pytest.mark.parametrize(
+    ("trained", "found"), [pytest.param("burn-in", True, id="trained"), pytest.param("", False, id="only-proposed")]
+)
+def test_an_output_in_which_another_run_trained_is_a_problem(
+    semires, job: Path, resolved: Resolved, trained: str, found: bool
+) -> None:
+    """As for `run`, which replaces the record of a start that trained nothing."""
     semires("propose", job)
+    (Path(resolved.output) / trained).mkdir(exist_ok=True)
 
     plan = build_plan(dataclasses.replace(resolved, training=dataclasses.replace(resolved.training, epochs=9)))
 
-    assert any("holds the run" in problem for problem in plan.problems)
+    assert any("holds the run" in problem for problem in plan.problems) is found
 
 
 def test_a_hub_repository_is_announced_and_not_fetched(resolved: Resolved) -> None:

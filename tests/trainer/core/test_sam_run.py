@@ -1,67 +1,99 @@
-"""A whole run with SAM's masks: a file of ViT-B's real format and size, random weights, a coarse grid of points."""
+"""A whole run with Segment Anything: a file of the public format (ViT-B, random weights) on two pictures."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 from segment_anything import sam_model_registry
 
-from semires_trainer.config import parse_job, resolve
+from semires_trainer.config import resolve
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
-from semires_trainer.launch import run
-from semires_trainer.plan import build_plan
-from semires_trainer.results import read_results
+from semires_trainer.manifest import load_manifest
+from semires_trainer.proposals.build import build_key
+from semires_trainer.proposals.store import ProposalStore
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
-IMAGES = 3
+IMAGES = 2
+POINTS_PER_SIDE = 2
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory, harness: ModuleType) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("sam")
-    write_synthetic(folder / "data", SyntheticConfig(images=IMAGES, evaluation_images=1, size=64))
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """358 MiB, as the public file, with random numbers in it."""
+    path = tmp_path_factory.mktemp("weights") / "sam_vit_b.pth"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.save(sam_model_registry["vit_b"]().state_dict(), folder / "sam_vit_b.pth")
-    weights = {
-        "weights": str(folder / "sam_vit_b.pth"),
-        "sha256": hashlib.sha256((folder / "sam_vit_b.pth").read_bytes()).hexdigest(),
+        torch.save(sam_model_registry["vit_b"]().state_dict(), path)
+    return path
+
+
+def sam_section(weights: Path) -> dict[str, Any]:
+    """A coarse grid, and no mask of so poor a model left out."""
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return {
+        **{"model": "ViTB", "weights": str(weights), "sha256": digest, "pointsPerSide": POINTS_PER_SIDE},
+        **{"predIouThreshold": "0", "stabilityScoreThreshold": "0", "boxNmsThreshold": "1"},
     }
-    grid = {"model": "ViTB", "pointsPerSide": 2, "predIouThreshold": "0", "stabilityScoreThreshold": "0"}
-    document = harness.document_of(folder / "data", folder / "out", burnInBatch=2, batch={"labeled": 2, "unlabeled": 2})
-    document["spec"]["dataset"]["labeled"] = {"percent": "67"}
-    document["spec"]["proposals"] = {"generator": "SAM", "sam": {**weights, **grid}}
-    return dict(document)
 
 
 @pytest.fixture(scope="module")
-def output(document: dict[str, Any]) -> Path:
-    run(parse_job(document))
-    return Path(document["spec"]["output"])
+def job(weights: Path, tmp_path_factory: pytest.TempPathFactory, harness: ModuleType) -> Path:
+    folder = tmp_path_factory.mktemp("sam")
+    write_synthetic(folder / "data", SyntheticConfig(images=IMAGES, evaluation_images=1, size=64))
+    batches = {"burnInBatch": 2, "batch": {"labeled": 2, "unlabeled": 2}}
+    document = harness.document_of(folder / "data", folder / "out", **batches)
+    document["spec"]["proposals"] = {"sam": sam_section(weights), "store": str(folder / "store")}
+    document["spec"]["dataset"]["evaluate"] = ["val"]
+    (folder / "job.yaml").write_text(json.dumps(document))
+    return folder / "job.yaml"
 
 
-def test_a_run_with_sam_ends_with_figures(output: Path) -> None:
-    assert {score.model for score in read_results(output / "results.json").scores} == {"burn-in", "teacher"}
+@pytest.fixture(scope="module")
+def ran(job: Path, semires: Callable[..., Result]) -> Result:
+    return semires("run", job)
 
 
-def test_every_training_picture_has_its_masks(document: dict[str, Any], output: Path) -> None:
-    proposals = build_plan(resolve(parse_job(document))).proposals
-
-    assert proposals is not None
-    assert (proposals.generator, proposals.images, proposals.cached) == ("SAM", IMAGES, IMAGES)
-    assert proposals.oracle_mean_iou is not None
+def test_the_run_ends_with_figures(ran: Result, job: Path) -> None:
+    assert ran.exit_code == 0, ran.output
+    assert "SemiRES teacher" in ran.stdout
+    assert f'"present": 0, "new": {IMAGES}' in ran.stderr
 
 
-def test_a_second_start_makes_no_masks(document: dict[str, Any], output: Path) -> None:
-    shards = {path: path.stat().st_mtime_ns for path in (output / "proposals").rglob("*") if path.is_file()}
+@pytest.mark.usefixtures("ran")
+def test_the_store_holds_the_masks_of_every_point(job: Path) -> None:
+    section = resolve(load_manifest(job)).proposals
+    store = ProposalStore(Path(section.store), build_key(section))
 
-    run(parse_job(document))
+    counts = [len(store.get(digest)) for digest in digests_of(job)]
 
-    assert {path: path.stat().st_mtime_ns for path in shards} == shards
-    assert {path for path in (output / "proposals").rglob("*") if path.is_file()} == set(shards)
+    assert all(0 < count <= 3 * POINTS_PER_SIDE**2 for count in counts)
+
+
+def digests_of(job: Path) -> list[str]:
+    pictures = sorted((job.parent / "data" / "images").glob("train*"))
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
+
+
+@pytest.mark.usefixtures("ran")
+def test_plan_then_finds_all_of_them(job: Path, semires: Callable[..., Result]) -> None:
+    proposals = json.loads(semires("plan", job, "--json").stdout)["proposals"]
+
+    assert (proposals["generator"], proposals["images"], proposals["cached"]) == ("SAM", IMAGES, IMAGES)
+    assert proposals["oracle_refs"] > 0
+
+
+@pytest.mark.usefixtures("ran")
+def test_another_run_with_the_same_store_makes_none(job: Path, semires: Callable[..., Result], tmp_path: Path) -> None:
+    result = semires("run", job, "--output", tmp_path / "again", "--set", "training.seed=1")
+
+    assert result.exit_code == 0, result.output
+    assert f'"present": {IMAGES}, "new": 0' in result.stderr
