@@ -61,7 +61,7 @@ class S3:
             version = self.credentials.version if self.credentials else 0
             try:
                 return action()
-            except (BotoCoreError, ClientError, OSError, StorageUnavailable) as error:
+            except (BotoCoreError, ClientError, OSError, RecursionError, StorageUnavailable) as error:
                 failure = explain(error, uri=uri, endpoint=self.client.meta.endpoint_url)
                 if progress() != reached:
                     reached = progress()

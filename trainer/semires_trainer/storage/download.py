@@ -97,11 +97,12 @@ def _holds(path: Path, size: int, sha256: str) -> bool:
 def _prepare(s3: S3, source: Stat, temporary: Path, journal: Journal, *, verified: bool) -> bool:
     """Make journal and temporary file fit the object; whether parts of an earlier attempt are kept.
 
-    Without a checksum to verify them, parts count only if the machine has not been restarted since.
+    Without a checksum to verify them, parts count only if the object has an etag and the machine was not restarted.
     """
     part_bytes = s3.settings.download_part_bytes
     header = {"uri": source.uri, "etag": source.etag, "size": source.size, "part_bytes": part_bytes}
-    same_boot = bool(boot_id()) and journal.header.get("boot") == boot_id()
+    unchanged = bool(source.etag) and bool(boot_id())
+    same_boot = unchanged and journal.header.get("boot") == boot_id()
     fits = {**journal.header, "boot": ""} == {**header, "boot": ""} and (verified or same_boot)
     whole = temporary.is_file() and temporary.stat().st_size == source.size
     if not (fits and whole):
@@ -144,11 +145,12 @@ def _fetch_part(s3: S3, source: Stat, part: range, descriptor: int, stop: thread
     bucket, _, key = source.uri.removeprefix("s3://").partition("/")
     buffer = memoryview(bytearray(min(CHUNK_BYTES, len(part))))
     position = part.start
+    condition = {"IfMatch": source.etag} if source.etag else {}
 
     def attempt() -> None:
         nonlocal position
         wanted = f"bytes={position}-{part.stop - 1}"
-        answer = s3.client.get_object(Bucket=bucket, Key=key, Range=wanted, IfMatch=source.etag)
+        answer = s3.client.get_object(Bucket=bucket, Key=key, Range=wanted, **condition)
         with answer["Body"] as body:
             _check_range(answer, source, position, part.stop)
             while position < part.stop:

@@ -50,6 +50,12 @@ class TlsFailed(StorageDenied):
     reason = "TlsFailed"
 
 
+class EndpointRedirects(StorageDenied):
+    """The endpoint sends requests to another address."""
+
+    reason = "EndpointRedirects"
+
+
 class NotSupported(StorageDenied):
     """The server does not know this operation or header."""
 

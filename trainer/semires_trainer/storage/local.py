@@ -99,6 +99,9 @@ class LocalFiles:
                 os.close(descriptor)
         return hashlib.sha256(data).hexdigest()
 
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
     def delete(self, location: Location) -> None:
         """Remove a file; one that is not there is no error."""
         with _explained(str(location)):

@@ -31,7 +31,7 @@ def stat_object(s3: S3, location: Location) -> Stat | None:
     return Stat(
         uri=str(location),
         size=int(answer["ContentLength"]),
-        etag=str(answer["ETag"]),
+        etag=str(answer.get("ETag", "")),
         sha256=recorded if is_sha256(recorded) else "",
     )
 
@@ -41,7 +41,7 @@ def _head(client: Any, where: dict[str, str]) -> Any:
     try:
         return client.head_object(**where)
     except ClientError as error:
-        if str(error.response.get("Error", {}).get("Code", "")) in ("400", "403", "404", "301"):
+        if int(error.response["ResponseMetadata"]["HTTPStatusCode"]) < 500:
             client.get_object(**where, Range="bytes=0-0")["Body"].close()
         raise
 
@@ -67,7 +67,7 @@ def read_object(s3: S3, location: Location, *, max_bytes: int) -> Blob:
         with answer["Body"] as body:
             if int(answer["ContentLength"]) > max_bytes:
                 raise TooLarge(f"{location} has {answer['ContentLength']} bytes, at most {max_bytes} are expected")
-            return Blob(data=body.read(), etag=str(answer["ETag"]))
+            return Blob(data=body.read(), etag=str(answer.get("ETag", "")))
 
     return s3.call(read, uri=str(location))
 

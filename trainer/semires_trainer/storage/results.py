@@ -13,7 +13,7 @@ class Stat:
     size: int
     """Bytes."""
     etag: str
-    """Names the content at the server; opaque. Empty in listings of files."""
+    """Names the content at the server; opaque. Empty in listings of files, and where a server has none."""
     sha256: str = ""
     """As our upload recorded it; empty where nobody did, and in listings."""
 

@@ -43,6 +43,9 @@ class ObjectStore:
     def compare_and_swap(self, location: Location, data: bytes, *, etag: str) -> str | None:
         return self._conditions.compare_and_swap(_object(location), data, etag=etag)
 
+    def close(self) -> None:
+        self._s3.client.close()
+
     def delete(self, location: Location) -> None:
         objects.delete_object(self._s3, _object(location))
 

@@ -17,6 +17,7 @@ from semires_trainer.storage.failures import (
     AccessDenied,
     CredentialsMissing,
     EndpointNotFound,
+    EndpointRedirects,
     EndpointUnreachable,
     ExpiredToken,
     InvalidCredentials,
@@ -76,6 +77,9 @@ def explain(error: Exception, *, uri: str, endpoint: str = "", now: datetime | N
     """The failure that `error`, raised by botocore or the system during a transfer of `uri`, means."""
     if isinstance(error, SemiresError):
         return error
+    if isinstance(error, RecursionError):  # botocore follows redirects that never end
+        remedy = "Give its final URL; it may want https"
+        return EndpointRedirects(f"{urlsplit(endpoint).netloc} redirects {uri} elsewhere", remedy=remedy)
     if isinstance(error, boto.ClientError):
         return _explain_answer(error.response, uri=uri, now=now or datetime.now(UTC))
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
@@ -83,7 +87,7 @@ def explain(error: Exception, *, uri: str, endpoint: str = "", now: datetime | N
             f"no credentials were found for {uri}",
             remedy="Set spec.storage.credentialsSecret, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
-    if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | boto.EndpointConnectionError):
+    if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | boto.ConnectionError):
         return _explain_connection(error, uri=uri, endpoint=endpoint)
     if isinstance(error, OSError):
         return explain_os_error(error, where=uri)
@@ -126,6 +130,8 @@ def _skew(headers: dict[str, str], now: datetime) -> str:
         server = parsedate_to_datetime(headers.get("date", ""))
     except ValueError:
         return "the clocks of this machine and of the server differ"
+    if server.tzinfo is None:
+        server = server.replace(tzinfo=UTC)
     offset = round((now - server).total_seconds())
     return f"this machine's clock is {abs(offset)} s {'ahead of' if offset > 0 else 'behind'} the server's"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from semires_trainer.storage.digest import checked_sha256
 from semires_trainer.storage.failures import NoSuchKey
@@ -28,6 +28,7 @@ class Backend(Protocol):
     def put_if_absent(self, location: Location, data: bytes) -> str | None: ...
     def compare_and_swap(self, location: Location, data: bytes, *, etag: str) -> str | None: ...
     def delete(self, location: Location) -> None: ...
+    def close(self) -> None: ...
 
 
 class Storage:
@@ -41,6 +42,19 @@ class Storage:
         self._files = LocalFiles()
         self._objects: Backend | None = None
         self._guard = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the next s3:// URI opens new ones."""
+        with self._guard:
+            if self._objects is not None:
+                self._objects.close()
+                self._objects = None
 
     def exists(self, uri: str) -> bool:
         """Whether there is such an object or file (not: folder)."""
