@@ -33,7 +33,9 @@ class Request:
     @property
     def moves_content(self) -> bool:
         """A part of a download, or of a multipart upload."""
-        return bool(self.range) if self.method == "GET" else self.method == "PUT" and "partNumber=" in self.path
+        if self.method == "GET":
+            return self.range not in ("", "bytes=0-0")  # one byte: asks for the reason of a refusal
+        return self.method == "PUT" and "partNumber=" in self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class Answer:
 
 
 RESET_BODY, RESET_ANSWER, STALL = "reset in the body", "reset instead of the answer", "stall"
+RESET_REQUEST = "reset before the server sees the request"
 Decision = Answer | str | None
 """An answer of the proxy, one of the faults above, or None: pass through."""
 
@@ -112,7 +115,7 @@ class Gate:
             if self._left >= 0:
                 return None
         self._opened.wait()
-        return RESET_ANSWER
+        return RESET_REQUEST
 
     def open(self) -> None:
         """Let everything pass; the requests that were held are reset, their client is gone."""
@@ -209,8 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(decision)
             self._note(request, decision.status, complete=False)
             return
-        if decision == STALL:
-            threading.Event().wait(self.server.proxy.stall_seconds)
+        if decision in (STALL, RESET_REQUEST):
+            threading.Event().wait(self.server.proxy.stall_seconds if decision == STALL else 0)
             self._reset()
             return
         self._forward(request, body, decision)

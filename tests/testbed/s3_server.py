@@ -19,6 +19,7 @@ class S3Server:
         self.program, self.folder = program, folder
         self.port = free_port()
         self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}"
+        self.keys = {"aws_access_key_id": ACCESS, "aws_secret_access_key": SECRET}
         for name in ("buckets/bucket", "accounts"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         tls = ["--cert", str(certificate[0]), "--key", str(certificate[1])] if certificate else []

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 ATTEMPTS = 5
 """Quick attempts of botocore at one request, before our own loop waits longer."""
+KEPT_CONNECTIONS = 64
+"""Idle connections kept for the next request, of all threads together."""
 LONGEST_PAUSE_SECONDS = 20.0
 _ROTATION_POLL_SECONDS = 1.0
 
@@ -122,7 +124,7 @@ def _make_client(settings: StorageSettings, credentials: FolderCredentials | Non
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=settings.read_timeout_seconds,
         tcp_keepalive=True,
-        max_pool_connections=settings.transfers + 2,
+        max_pool_connections=KEPT_CONNECTIONS,
         # Servers that are not AWS refuse the newer checksum headers. A signed payload is a sha256 that all check.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

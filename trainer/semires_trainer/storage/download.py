@@ -151,7 +151,7 @@ def _fetch_part(s3: S3, source: Stat, part: range, descriptor: int, stop: thread
         nonlocal position
         wanted = f"bytes={position}-{part.stop - 1}"
         answer = s3.client.get_object(Bucket=bucket, Key=key, Range=wanted, **condition)
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:  # `with` on the body itself gives the stream without its checks
             _check_range(answer, source, position, part.stop)
             while position < part.stop:
                 if stop.is_set():

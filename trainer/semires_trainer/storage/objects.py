@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -64,7 +65,7 @@ def read_object(s3: S3, location: Location, *, max_bytes: int) -> Blob:
 
     def read() -> Blob:
         answer = s3.client.get_object(Bucket=location.bucket, Key=location.key)
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             if int(answer["ContentLength"]) > max_bytes:
                 raise TooLarge(f"{location} has {answer['ContentLength']} bytes, at most {max_bytes} are expected")
             return Blob(data=body.read(), etag=str(answer.get("ETag", "")))
