@@ -1,0 +1,140 @@
+"""A real S3 server for all tests of storage, and a proxy in front of it that fails on request."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from semires_trainer.storage import Storage, StorageSettings
+
+TESTBED = Path(__file__).parents[2] / "testbed"
+
+
+def load_module(name: str) -> ModuleType:
+    """A module of the testbed: with --import-mode=importlib no test folder is on the path."""
+    spec = importlib.util.spec_from_file_location(f"testbed_{name}", TESTBED / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def faults() -> ModuleType:
+    """The module of the proxy."""
+    return load_module("fault_proxy")
+
+
+@pytest.fixture(scope="session")
+def servers() -> ModuleType:
+    """The module of the server."""
+    return load_module("s3_server")
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Path:
+    """The server's program."""
+    return load_module("go_tools").build("versitygw", "github.com/versity/versitygw/cmd/versitygw")
+
+
+@pytest.fixture(scope="session")
+def server(gateway: Path, servers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    running = servers.S3Server(gateway, tmp_path_factory.mktemp("s3"))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Certificate and key for 127.0.0.1, its own authority."""
+    folder = tmp_path_factory.mktemp("tls")
+    maker = load_module("go_tools").build_certificate_maker()
+    subprocess.run([str(maker), "--host", "127.0.0.1", "--ca"], cwd=folder, check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.fixture
+def credentials(servers: ModuleType, tmp_path: Path) -> Path:
+    """The folder of a mounted Secret."""
+    return servers.write_credentials(tmp_path / "credentials")
+
+
+@pytest.fixture
+def make_proxy(server: Any, faults: ModuleType) -> Iterator[Callable[..., Any]]:
+    running = []
+
+    def make(*decide: Any) -> Any:
+        running.append(faults.FaultProxy(server.port, *decide))
+        return running[-1]
+
+    yield make
+    for proxy in running:
+        proxy.close()
+
+
+@pytest.fixture
+def settings(server: Any, servers: ModuleType, credentials: Path) -> Callable[..., StorageSettings]:
+    """Settings for the server, some changed; small parts, and not much patience."""
+
+    def make(**changes: Any) -> StorageSettings:
+        defaults: dict[str, Any] = {
+            "endpoint_url": server.url,
+            "region": servers.REGION,
+            "path_style": True,
+            "credentials_folder": credentials,
+            "download_part_bytes": 2**20,
+            "upload_part_bytes": 5 * 2**20,
+            "read_timeout_seconds": 30.0,
+            "patience_seconds": 0.0,
+            "rotation_seconds": 0.0,
+        }
+        return StorageSettings(**{**defaults, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_storage(settings: Callable[..., StorageSettings]) -> Iterator[Callable[..., Storage]]:
+    opened = []
+
+    def make(**changes: Any) -> Storage:
+        opened.append(Storage(settings(**changes)))
+        return opened[-1]
+
+    yield make
+    for storage in opened:
+        storage.close()
+
+
+@pytest.fixture
+def storage(make_storage: Callable[..., Storage]) -> Storage:
+    return make_storage()
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    """A folder of this test's own in the bucket."""
+    return f"s3://bucket/{tmp_path.parent.name}/{tmp_path.name}"
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> Callable[..., Path]:
+    """A file of random content."""
+
+    def make(size: int, *, name: str = "weights.bin", seed: int = 0) -> Path:
+        path = tmp_path / "source" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(random.Random(seed).randbytes(size))
+        return path
+
+    return make

@@ -1,0 +1,143 @@
+"""A boto3 client with settings, and the loop that decides what is tried again and for how long."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from semires_trainer.errors import ConfigError, SemiresError
+from semires_trainer.storage.credentials import FolderCredentials, resolver_of
+from semires_trainer.storage.failures import EndpointNotFound, ExpiredToken, InvalidCredentials, StorageUnavailable
+from semires_trainer.storage.s3_failures import explain
+from semires_trainer.storage.settings import StorageSettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ATTEMPTS = 5
+"""Quick attempts of botocore at one request, before our own loop waits longer."""
+KEPT_CONNECTIONS = 64
+"""Idle connections kept for the next request, of all threads together."""
+LONGEST_PAUSE_SECONDS = 20.0
+_ROTATION_POLL_SECONDS = 1.0
+
+
+class Cancelled(Exception):
+    """Another part of the same transfer failed for good; nobody needs this one."""
+
+
+class S3:
+    """An S3 service; threads may share it."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self.settings = settings
+        folder = settings.credentials_folder
+        self.credentials = FolderCredentials(folder) if folder is not None else None
+        self.client = _make_client(settings, self.credentials)
+
+    def call(
+        self,
+        action: Callable[[], T],
+        *,
+        uri: str,
+        stop: threading.Event | None = None,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> T:
+        """`action()`, tried again while its failures pass by themselves and credentials are renewed.
+
+        The patience begins anew whenever `progress()` has moved. Raises the SemiresError of the last failure, and
+        Cancelled once `stop` is set.
+        """
+        pause = _Pause(self.settings.patience_seconds, stop or threading.Event())
+        reached = progress()
+        while True:
+            version = self.credentials.version if self.credentials else 0
+            try:
+                return action()
+            except (BotoCoreError, ClientError, OSError, RecursionError, StorageUnavailable) as error:
+                failure = explain(error, uri=uri, endpoint=self.client.meta.endpoint_url)
+                if progress() != reached:
+                    reached = progress()
+                    pause.restart()
+                if self._renewed(failure, version, pause.stop):
+                    continue
+                if not pause.wait(failure):
+                    raise failure from error
+                logger.debug("Trying again: %s", failure)
+
+    def _renewed(self, failure: SemiresError, version: int, stop: threading.Event) -> bool:
+        """Whether the folder holds other credentials than those refused; expired ones are waited for."""
+        if self.credentials is None or not isinstance(failure, ExpiredToken | InvalidCredentials):
+            return False
+        patience = self.settings.rotation_seconds if isinstance(failure, ExpiredToken) else 0.0
+        deadline = time.monotonic() + patience
+        while self.credentials.reload() == version:
+            if time.monotonic() >= deadline:
+                return False
+            if stop.wait(_ROTATION_POLL_SECONDS):
+                raise Cancelled
+        return True
+
+
+class _Pause:
+    """Growing pauses with jitter, until patience runs out."""
+
+    def __init__(self, patience: float, stop: threading.Event) -> None:
+        self.stop = stop
+        self._patience = patience
+        self.restart()
+
+    def restart(self) -> None:
+        self._started = time.monotonic()
+        self._number = 0
+
+    def wait(self, failure: SemiresError) -> bool:
+        """Pause before another attempt; False if there shall be none."""
+        limit = self._patience
+        if isinstance(failure, EndpointNotFound):
+            limit = min(limit, failure.longest_patience_seconds)
+        if not isinstance(failure, StorageUnavailable) or time.monotonic() - self._started >= limit:
+            return False
+        self._number += 1
+        if self.stop.wait(random.uniform(0.5, 1.0) * min(0.1 * 2**self._number, LONGEST_PAUSE_SECONDS)):
+            raise Cancelled
+        return True
+
+
+def _make_client(settings: StorageSettings, credentials: FolderCredentials | None) -> Any:
+    if settings.ca_bundle is not None and not settings.ca_bundle.is_file():
+        raise ConfigError(f"there is no file {settings.ca_bundle}", field="storage.caBundle", remedy="Correct the path")
+    core = botocore.session.get_session()
+    if credentials is not None:
+        core.register_component("credential_provider", resolver_of(credentials))
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=settings.connect_timeout_seconds,
+        read_timeout=settings.read_timeout_seconds,
+        tcp_keepalive=True,
+        max_pool_connections=KEPT_CONNECTIONS,
+        # Servers that are not AWS refuse the newer checksum headers. A signed payload is a sha256 that all check.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if settings.path_style else "auto", "payload_signing_enabled": True},
+    )
+    try:
+        return boto3.session.Session(botocore_session=core).client(
+            "s3",
+            endpoint_url=settings.endpoint_url or None,
+            region_name=settings.region or core.get_config_variable("region") or "us-east-1",
+            verify=str(settings.ca_bundle) if settings.ca_bundle else None,
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as error:
+        problem = f"no S3 client can be made of these settings: {type(error).__name__}"
+        raise ConfigError(problem, field="spec.storage", remedy="Check endpoint, region and AWS_* variables") from error

@@ -1,0 +1,196 @@
+"""An object into a file: ranges in parallel, hashed while they arrive, resumed after an interruption.
+
+.NAME.part           what has arrived
+.NAME.part.journal   the object's etag, and which parts are complete; locked
+NAME                 appears whole and verified, or not at all
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from semires_trainer.atomic import sync_directory
+from semires_trainer.errors import SemiresError
+from semires_trainer.storage.client import S3, Cancelled
+from semires_trainer.storage.digest import CHUNK_BYTES, hash_file, hash_range, is_error_page
+from semires_trainer.storage.failures import (
+    ChecksumMismatch,
+    DiskFull,
+    NoSuchKey,
+    ObjectChanged,
+    StorageUnavailable,
+    explain_os_error,
+)
+from semires_trainer.storage.journal import Journal, boot_id, locked_journal
+from semires_trainer.storage.objects import stat_object
+from semires_trainer.storage.parallel import in_order, split
+from semires_trainer.storage.results import Stat, Transfer
+from semires_trainer.storage.uri import Location
+
+CHANGES = 3
+"""How often an object may be replaced while it is read before we give up."""
+_PAGES = (".html", ".htm", ".xml", ".svg")
+
+
+def download_object(s3: S3, location: Location, destination: Path, *, sha256: str | None) -> Transfer:
+    """Fetch an object to `destination`, checked against `sha256` or else the checksum that our upload recorded.
+
+    Raises NoSuchKey, ChecksumMismatch, ObjectChanged, DiskFull and what `S3.call` raises; then `destination` is as it
+    was before. A file there that has the right sha256 is kept and nothing is fetched.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with locked_journal(_beside(destination, ".part.journal")) as journal:
+            for changes in range(CHANGES, 0, -1):
+                try:
+                    return _fetch(s3, _existing(s3, location), destination, journal, sha256)
+                except ObjectChanged:
+                    if changes == 1:
+                        raise
+    except OSError as error:
+        raise explain_os_error(error, where=str(destination)) from error
+    raise AssertionError("not reached")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}{ending}")
+
+
+def _existing(s3: S3, location: Location) -> Stat:
+    found = stat_object(s3, location)
+    if found is None:
+        raise NoSuchKey(f"there is no object {location}", remedy="Upload it, or correct the URI")
+    return found
+
+
+def _fetch(s3: S3, source: Stat, destination: Path, journal: Journal, sha256: str | None) -> Transfer:
+    expected = sha256 or source.sha256
+    if expected and source.sha256 and expected != source.sha256:
+        raise _mismatch(source, expected, source.sha256, "")
+    if expected and _holds(destination, source.size, expected):
+        return Transfer(uri=source.uri, size=source.size, sha256=expected, moved=0)
+    temporary = _beside(destination, ".part")
+    resumed = _prepare(s3, source, temporary, journal, verified=bool(expected))
+    found, moved = _transfer(s3, source, temporary, journal)
+    page = _error_page(temporary, destination)
+    if (expected and found != expected) or page:
+        temporary.unlink()
+        journal.restart({})
+        if resumed and not page:  # what an earlier process left was damaged: once more, all of it
+            return _fetch(s3, source, destination, journal, sha256)
+        raise _mismatch(source, expected, found, page)
+    os.replace(temporary, destination)
+    sync_directory(destination.parent)
+    return Transfer(uri=source.uri, size=source.size, sha256=found, moved=moved)
+
+
+def _holds(path: Path, size: int, sha256: str) -> bool:
+    return path.is_file() and path.stat().st_size == size and hash_file(path) == sha256
+
+
+def _prepare(s3: S3, source: Stat, temporary: Path, journal: Journal, *, verified: bool) -> bool:
+    """Make journal and temporary file fit the object; whether parts of an earlier attempt are kept.
+
+    Without a checksum to verify them, parts count only if the object has an etag and the machine was not restarted.
+    """
+    part_bytes = s3.settings.download_part_bytes
+    header = {"uri": source.uri, "etag": source.etag, "size": source.size, "part_bytes": part_bytes}
+    unchanged = bool(source.etag) and bool(boot_id())
+    same_boot = unchanged and journal.header.get("boot") == boot_id()
+    fits = {**journal.header, "boot": ""} == {**header, "boot": ""} and (verified or same_boot)
+    whole = temporary.is_file() and temporary.stat().st_size == source.size
+    if not (fits and whole):
+        journal.restart({**header, "boot": boot_id()})
+    present = len(journal.done) * part_bytes
+    free = shutil.disk_usage(temporary.parent).free
+    if free < source.size - present:
+        problem = f"{source.uri} has {source.size} bytes, {free} are free on the disk of {temporary.parent}"
+        raise DiskFull(problem, remedy="Free space, or use another disk")
+    with temporary.open("ab") as handle:
+        handle.truncate(source.size)
+    return bool(journal.done)
+
+
+def _transfer(s3: S3, source: Stat, temporary: Path, journal: Journal) -> tuple[str, int]:
+    """Fetch what is missing; sha256 of all and the bytes fetched. Hashing follows the parts as they come."""
+    parts = split(source.size, s3.settings.download_part_bytes)
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
+    moved = sum(len(part) for number, part in enumerate(parts) if number not in journal.done)
+    descriptor = os.open(temporary, os.O_RDWR)
+    try:
+
+        def fetch(number: int, stop: threading.Event) -> None:
+            if number not in journal.done:
+                _fetch_part(s3, source, parts[number], descriptor, stop)
+                journal.add(number)
+
+        arrived = in_order(fetch, range(len(parts)), threads=s3.settings.transfers)
+        with closing(arrived):
+            for part, _ in zip(parts, arrived, strict=True):
+                hash_range(digest, descriptor, part, buffer)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest(), moved
+
+
+def _fetch_part(s3: S3, source: Stat, part: range, descriptor: int, stop: threading.Event) -> None:
+    """Write one range to its place; a broken connection goes on where it broke."""
+    bucket, _, key = source.uri.removeprefix("s3://").partition("/")
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, len(part))))
+    position = part.start
+    condition = {"IfMatch": source.etag} if source.etag else {}
+
+    def attempt() -> None:
+        nonlocal position
+        wanted = f"bytes={position}-{part.stop - 1}"
+        answer = s3.client.get_object(Bucket=bucket, Key=key, Range=wanted, **condition)
+        with closing(answer["Body"]) as body:  # `with` on the body itself gives the stream without its checks
+            _check_range(answer, source, position, part.stop)
+            while position < part.stop:
+                if stop.is_set():
+                    raise Cancelled
+                count = body.readinto(buffer[: part.stop - position])
+                if count == 0:
+                    raise StorageUnavailable(f"the answer for {source.uri} was cut short")
+                _write_all(descriptor, buffer[:count], position)
+                position += count
+
+    s3.call(attempt, uri=source.uri, stop=stop, progress=lambda: position)
+
+
+def _check_range(answer: dict[str, Any], source: Stat, start: int, stop: int) -> None:
+    given = answer.get("ContentRange", f"bytes 0-{answer['ContentLength'] - 1}/{answer['ContentLength']}")
+    if given != f"bytes {start}-{stop - 1}/{source.size}":
+        raise SemiresError(
+            f"{source.uri}: asked for bytes {start}-{stop - 1} of {source.size}, the server sent {given}",
+            remedy="Use a server that supports ranges",
+        )
+
+
+def _write_all(descriptor: int, data: memoryview, position: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, position)
+        data, position = data[written:], position + written
+
+
+def _error_page(temporary: Path, destination: Path) -> str:
+    """What the content seems to be if it is an error page in place of data."""
+    if destination.suffix.lower() in _PAGES:
+        return ""
+    with temporary.open("rb") as handle:
+        return "it is a web page or an error message" if is_error_page(handle.read(512)) else ""
+
+
+def _mismatch(source: Stat, expected: str, found: str, page: str) -> ChecksumMismatch:
+    told = f"sha256 {expected[:12]}… is expected, it has {found[:12]}…" if expected and found != expected else ""
+    return ChecksumMismatch(
+        f"{source.uri} is not the right content: {', '.join(filter(None, (page, told)))}",
+        remedy="Upload the file again, or correct the URI or the sha256",
+    )

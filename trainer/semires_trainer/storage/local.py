@@ -1,0 +1,134 @@
+"""The same operations on files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from semires_trainer.atomic import replace_file, sync_directory
+from semires_trainer.storage.digest import CHUNK_BYTES, hash_file
+from semires_trainer.storage.failures import ChecksumMismatch, TooLarge, explain_os_error
+from semires_trainer.storage.results import Blob, Stat, Transfer
+from semires_trainer.storage.uri import Location
+
+
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, where=where) from error
+
+
+class LocalFiles:
+    """Files behind the API of a storage service. Raises NoSuchKey, AccessDenied, DiskFull, ChecksumMismatch."""
+
+    def stat(self, location: Location) -> Stat | None:
+        """Size and etag (inode, size, time of change) of a file, or None."""
+        with _explained(str(location)):
+            try:
+                found = location.path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        if not location.path.is_file():
+            return None
+        etag = f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+        return Stat(uri=str(location), size=found.st_size, etag=etag)
+
+    def list(self, location: Location) -> Iterator[Stat]:
+        """All files below a folder, in order; hidden ones are transfers under way and left out."""
+        for folder, folders, names in os.walk(location.path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if not name.startswith("."):
+                    path = Path(folder) / name
+                    yield Stat(uri=str(path), size=path.stat().st_size, etag="")
+
+    def download(self, location: Location, destination: Path, *, sha256: str | None) -> Transfer:
+        """Copy, hashing on the way."""
+        with _explained(str(location)):
+            return _copy(location.path, destination, uri=str(location), sha256=sha256)
+
+    def upload(self, path: Path, location: Location, *, sha256: str | None) -> Transfer:
+        """Copy, hashing on the way."""
+        with _explained(str(location)):
+            return _copy(path, location.path, uri=str(location), sha256=sha256)
+
+    def read_bytes(self, location: Location, *, max_bytes: int) -> Blob:
+        """The whole content; TooLarge beyond `max_bytes`."""
+        with _explained(str(location)), location.path.open("rb") as handle:
+            data = handle.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise TooLarge(f"{location} has more than the {max_bytes} bytes that are expected")
+        return Blob(data=data, etag=hashlib.sha256(data).hexdigest())
+
+    def put_if_absent(self, location: Location, data: bytes) -> str | None:
+        """Write unless a file is there; the new etag, or None if another was first."""
+        path = location.path
+        with _explained(str(location)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                _write_synced(temporary, data)
+                os.link(temporary, path)
+                sync_directory(path.parent)
+            except FileExistsError:
+                return None
+            finally:
+                temporary.unlink(missing_ok=True)
+        return hashlib.sha256(data).hexdigest()
+
+    def compare_and_swap(self, location: Location, data: bytes, *, etag: str) -> str | None:
+        """Replace a file whose content has this etag (see `read_bytes`); the new etag, or None."""
+        path = location.path
+        with _explained(str(location)):
+            descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if not path.is_file() or hash_file(path) != etag:
+                    return None
+                with replace_file(path) as temporary:
+                    temporary.write_bytes(data)
+            finally:
+                os.close(descriptor)
+        return hashlib.sha256(data).hexdigest()
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
+    def delete(self, location: Location) -> None:
+        """Remove a file; one that is not there is no error."""
+        with _explained(str(location)):
+            location.path.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _copy(source: Path, target: Path, *, uri: str, sha256: str | None) -> Transfer:
+    if source.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, a file is needed", str(source))
+    if sha256 and target.is_file() and target.stat().st_size == source.stat().st_size and hash_file(target) == sha256:
+        return Transfer(uri=uri, size=target.stat().st_size, sha256=sha256, moved=0)
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as reader, replace_file(target) as temporary:
+        with temporary.open("wb") as writer:
+            while chunk := reader.read(CHUNK_BYTES):
+                digest.update(chunk)
+                writer.write(chunk)
+                size += len(chunk)
+        found = digest.hexdigest()
+        if sha256 and found != sha256:
+            problem = f"{source} is not the right content: sha256 {sha256[:12]}… is expected, it has {found[:12]}…"
+            raise ChecksumMismatch(problem, remedy="Copy the file again, or correct the path or the sha256")
+    return Transfer(uri=uri, size=size, sha256=found, moved=size)

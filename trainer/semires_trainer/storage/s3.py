@@ -1,0 +1,61 @@
+"""The operations on S3, bound to one client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from semires_trainer.errors import ConfigError
+from semires_trainer.storage import objects
+from semires_trainer.storage.client import S3
+from semires_trainer.storage.download import download_object
+from semires_trainer.storage.results import Blob, Stat, Transfer
+from semires_trainer.storage.settings import StorageSettings
+from semires_trainer.storage.upload import upload_object
+from semires_trainer.storage.uri import Location
+
+
+class ObjectStore:
+    """An S3 service; see `Storage` for what the methods do."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._s3 = S3(settings)
+        self._conditions = objects.Conditions(self._s3)
+
+    def stat(self, location: Location) -> Stat | None:
+        return objects.stat_object(self._s3, location) if _is_object(location) else None
+
+    def list(self, location: Location) -> Iterator[Stat]:
+        return objects.list_objects(self._s3, location)
+
+    def download(self, location: Location, destination: Path, *, sha256: str | None) -> Transfer:
+        return download_object(self._s3, _object(location), destination, sha256=sha256)
+
+    def upload(self, path: Path, location: Location, *, sha256: str | None) -> Transfer:
+        return upload_object(self._s3, path, _object(location), sha256=sha256)
+
+    def read_bytes(self, location: Location, *, max_bytes: int) -> Blob:
+        return objects.read_object(self._s3, _object(location), max_bytes=max_bytes)
+
+    def put_if_absent(self, location: Location, data: bytes) -> str | None:
+        return self._conditions.put_if_absent(_object(location), data)
+
+    def compare_and_swap(self, location: Location, data: bytes, *, etag: str) -> str | None:
+        return self._conditions.compare_and_swap(_object(location), data, etag=etag)
+
+    def close(self) -> None:
+        self._s3.client.close()
+
+    def delete(self, location: Location) -> None:
+        objects.delete_object(self._s3, _object(location))
+
+
+def _is_object(location: Location) -> bool:
+    return bool(location.key) and not location.key.endswith("/")
+
+
+def _object(location: Location) -> Location:
+    """`location` if it can name an object; ConfigError for a bucket or a folder."""
+    if _is_object(location):
+        return location
+    raise ConfigError(f"{location} names a folder, an object is needed", remedy="Add the object's name")
