@@ -131,7 +131,7 @@ def _plot(axis: Axes, points: tuple[list[int], list[float]], *, color: str, labe
 
 def _legend(axis: Axes) -> None:
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.16), ncols=2, borderaxespad=0)
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.19), ncols=2, borderaxespad=0)
 
 
 def _draw_losses(axis: Axes, records: Records) -> None:
