@@ -3,8 +3,8 @@
     python benchmarks/storage.py [--json]
 
 Ours is `Storage.download`. The peer is `boto3.download_file` with its defaults, then `hashlib.file_digest`, compared
-with the same checksum. Both write a new file on the same disk. The server is a versitygw (built once, see tests/testbed),
-without TLS. The limit is one core that hashes: the time of hashing the finished file is reported beside the figures.
+with the same checksum. Both write a new file on the same disk. The server is a versitygw (built once, see
+tests/testbed), without TLS. The limit is one core that hashes: the time of hashing alone is reported beside.
 """
 
 from __future__ import annotations

@@ -253,8 +253,10 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.wait(0.02):
             self.looks += 1
-            files = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-            self.partial += [path.name for path in files if hash_of(path) != path.name]
+            for path in self._folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # its test was done with it
+                    if not path.name.startswith(".") and hash_of(path) != path.name:
+                        self.partial.append(path.name)
             self.partial += [found.uri for found in self._storage.list(self._prefix) if found.size != self._size]
 
     def __enter__(self) -> Watch:
