@@ -85,13 +85,14 @@ class Faults:
         self._guard = threading.Lock()
 
     def __call__(self, request: Request) -> Decision:
-        name = re.sub(r"uploadId=[^&]*", "", f"{request.method} {request.path} {request.range}")
+        thing = re.sub(r"uploadId=[^&]*", "", request.path.rpartition("/")[2])  # not what differs between runs
+        name = f"{request.method} {thing} {request.range}"
         with self._guard:
             self._seen[name] += 1
             drawn = random.Random(f"{self._seed} {name} {self._seen[name]}").random()
         slow_down, internal, reset, stall = self._limits
         if drawn < slow_down:
-            return Answer(status=503, code="SlowDown" if drawn < slow_down / 4 else "ServiceUnavailable")
+            return Answer(status=503, code="SlowDown" if drawn < slow_down / 8 else "ServiceUnavailable")
         if drawn < internal:
             return Answer(status=500, code="InternalError")
         if drawn < reset:

@@ -63,6 +63,12 @@ def test_only_the_first_of_two_writers_writes(files: Storage, tmp_path: Path) ->
     assert files.read_bytes(uri).data == b"first"
 
 
+def test_the_same_content_may_be_written_twice(files: Storage, tmp_path: Path) -> None:
+    uri = str(tmp_path / "run.json")
+
+    assert files.put_if_absent(uri, b"same") == files.put_if_absent(uri, b"same") is not None
+
+
 def test_a_swap_needs_the_etag_of_what_is_there(files: Storage, tmp_path: Path) -> None:
     uri = str(tmp_path / "owner.json")
     old = files.put_if_absent(uri, b"1") or ""

@@ -189,17 +189,17 @@ def test_damage_to_what_an_earlier_download_left_is_mended(
 def test_a_connection_that_breaks_goes_on_at_the_byte_where_it_broke(
     make_storage: MakeStorage, make_proxy: Any, faults: ModuleType, prefix: str, make_file: MakeFile, tmp_path: Path
 ) -> None:
-    make_storage().upload(make_file(24 * MIB), f"{prefix}/x")
+    make_storage().upload(make_file(32 * MIB), f"{prefix}/x")
     broken = iter([faults.RESET_BODY])
     proxy = make_proxy(lambda request: next(broken, None) if request.range else None)
 
-    storage = make_storage(endpoint_url=proxy.url, patience_seconds=30.0, download_part_bytes=24 * MIB)
+    storage = make_storage(endpoint_url=proxy.url, patience_seconds=30.0, transfers=1, download_part_bytes=16 * MIB)
 
     storage.download(f"{prefix}/x", tmp_path / "x")
 
     starts = [int(exchange.request.range[6:].split("-")[0]) for exchange in proxy.exchanges() if exchange.request.range]
     assert starts[0] == 0
-    assert 0 < starts[1] <= 12 * MIB
+    assert 0 < starts[1] <= 8 * MIB
 
 
 def test_two_processes_that_want_the_same_file_fetch_it_once(
@@ -253,8 +253,10 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.wait(0.02):
             self.looks += 1
-            files = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-            self.partial += [path.name for path in files if hash_of(path) != path.name]
+            for path in self._folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # its test was done with it
+                    if not path.name.startswith(".") and hash_of(path) != path.name:
+                        self.partial.append(path.name)
             self.partial += [found.uri for found in self._storage.list(self._prefix) if found.size != self._size]
 
     def __enter__(self) -> Watch:

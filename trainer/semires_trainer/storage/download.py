@@ -7,10 +7,10 @@ NAME                 appears whole and verified, or not at all
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from semires_trainer.atomic import sync_directory
 from semires_trainer.errors import SemiresError
 from semires_trainer.storage.client import S3, Cancelled
-from semires_trainer.storage.digest import CHUNK_BYTES, hash_file, hash_range, is_error_page
+from semires_trainer.storage.digest import CHUNK_BYTES, hash_file, is_error_page
 from semires_trainer.storage.failures import (
     ChecksumMismatch,
     DiskFull,
@@ -27,14 +27,20 @@ from semires_trainer.storage.failures import (
     StorageUnavailable,
     explain_os_error,
 )
-from semires_trainer.storage.journal import Journal, boot_id, locked_journal
+from semires_trainer.storage.following import Arrivals, hash_arrivals
+from semires_trainer.storage.journal import Journal, locked_journal
 from semires_trainer.storage.objects import stat_object
 from semires_trainer.storage.parallel import in_order, split
 from semires_trainer.storage.results import Stat, Transfer
+from semires_trainer.storage.settings import MIB, StorageSettings
 from semires_trainer.storage.uri import Location
 
+SMALLEST_RANGE = 8 * MIB
+"""Below this a request costs more than it gains."""
 CHANGES = 3
 """How often an object may be replaced while it is read before we give up."""
+_sync = getattr(os, "fdatasync", os.fsync)
+"""A part is on the disk before the journal says that it is done; meanwhile others arrive."""
 _PAGES = (".html", ".htm", ".xml", ".svg")
 
 
@@ -97,16 +103,13 @@ def _holds(path: Path, size: int, sha256: str) -> bool:
 def _prepare(s3: S3, source: Stat, temporary: Path, journal: Journal, *, verified: bool) -> bool:
     """Make journal and temporary file fit the object; whether parts of an earlier attempt are kept.
 
-    Without a checksum to verify them, parts count only if the object has an etag and the machine was not restarted.
+    Where neither a checksum nor an etag can tell whether they belong together, they are not.
     """
-    part_bytes = s3.settings.download_part_bytes
+    part_bytes = _part_bytes(source.size, s3.settings)
     header = {"uri": source.uri, "etag": source.etag, "size": source.size, "part_bytes": part_bytes}
-    unchanged = bool(source.etag) and bool(boot_id())
-    same_boot = unchanged and journal.header.get("boot") == boot_id()
-    fits = {**journal.header, "boot": ""} == {**header, "boot": ""} and (verified or same_boot)
-    whole = temporary.is_file() and temporary.stat().st_size == source.size
-    if not (fits and whole):
-        journal.restart({**header, "boot": boot_id()})
+    fits = journal.header == header and (verified or bool(source.etag))
+    if not (fits and temporary.is_file() and temporary.stat().st_size == source.size):
+        journal.restart(header)
     present = len(journal.done) * part_bytes
     free = shutil.disk_usage(temporary.parent).free
     if free < source.size - present:
@@ -117,33 +120,42 @@ def _prepare(s3: S3, source: Stat, temporary: Path, journal: Journal, *, verifie
     return bool(journal.done)
 
 
+def _part_bytes(size: int, settings: StorageSettings) -> int:
+    """Two ranges a transfer, unless that makes them small or larger than the settings allow."""
+    return min(settings.download_part_bytes, max(SMALLEST_RANGE, -(-size // (2 * settings.transfers))))
+
+
 def _transfer(s3: S3, source: Stat, temporary: Path, journal: Journal) -> tuple[str, int]:
-    """Fetch what is missing; sha256 of all and the bytes fetched. Hashing follows the parts as they come."""
-    parts = split(source.size, s3.settings.download_part_bytes)
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
-    moved = sum(len(part) for number, part in enumerate(parts) if number not in journal.done)
+    """Fetch what is missing; sha256 of all and the bytes fetched."""
+    parts = split(source.size, _part_bytes(source.size, s3.settings))
+    arrivals = Arrivals(parts, journal.done)
+    missing = [number for number in range(len(parts)) if number not in journal.done]
     descriptor = os.open(temporary, os.O_RDWR)
+
+    def fetch(number: int, stop: threading.Event) -> None:
+        _fetch_part(s3, source, number, arrivals, descriptor, stop)
+        _sync(descriptor)
+        journal.add(number)
+
     try:
-
-        def fetch(number: int, stop: threading.Event) -> None:
-            if number not in journal.done:
-                _fetch_part(s3, source, parts[number], descriptor, stop)
-                journal.add(number)
-
-        arrived = in_order(fetch, range(len(parts)), threads=s3.settings.transfers)
-        with closing(arrived):
-            for part, _ in zip(parts, arrived, strict=True):
-                hash_range(digest, descriptor, part, buffer)
+        with ThreadPoolExecutor(max_workers=1) as hasher:
+            digest = hasher.submit(hash_arrivals, arrivals, descriptor)
+            try:
+                for _ in in_order(fetch, missing, threads=s3.settings.transfers):
+                    pass
+            except BaseException:
+                arrivals.stop()
+                raise
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return digest.hexdigest(), moved
+    return digest.result(), sum(len(parts[number]) for number in missing)
 
 
-def _fetch_part(s3: S3, source: Stat, part: range, descriptor: int, stop: threading.Event) -> None:
+def _fetch_part(s3: S3, source: Stat, number: int, arrivals: Arrivals, descriptor: int, stop: threading.Event) -> None:
     """Write one range to its place; a broken connection goes on where it broke."""
     bucket, _, key = source.uri.removeprefix("s3://").partition("/")
-    buffer = memoryview(bytearray(min(CHUNK_BYTES, len(part))))
+    part = arrivals.parts[number]
     position = part.start
     condition = {"IfMatch": source.etag} if source.etag else {}
 
@@ -156,11 +168,12 @@ def _fetch_part(s3: S3, source: Stat, part: range, descriptor: int, stop: thread
             while position < part.stop:
                 if stop.is_set():
                     raise Cancelled
-                count = body.readinto(buffer[: part.stop - position])
-                if count == 0:
+                data = body.read(min(CHUNK_BYTES, part.stop - position))
+                if not data:
                     raise StorageUnavailable(f"the answer for {source.uri} was cut short")
-                _write_all(descriptor, buffer[:count], position)
-                position += count
+                _write_all(descriptor, memoryview(data), position)
+                position += len(data)
+                arrivals.advance(number, position)
 
     s3.call(attempt, uri=source.uri, stop=stop, progress=lambda: position)
 

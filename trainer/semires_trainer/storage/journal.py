@@ -28,7 +28,7 @@ class Journal:
         os.pwrite(self._descriptor, f"{json.dumps(self.header)}\n".encode(), 0)
 
     def add(self, number: int) -> None:
-        """Part `number` is done. Survives the death of the process; not of the machine, see `boot_id`."""
+        """Part `number` is done, and on the disk."""
         with self._guard:
             os.lseek(self._descriptor, 0, os.SEEK_END)
             os.write(self._descriptor, f"{number}\n".encode())
@@ -66,11 +66,3 @@ def _open_locked(path: Path) -> int:
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
         os.close(descriptor)  # whoever held the lock has finished and removed this file
-
-
-def boot_id() -> str:
-    """Names this start of the machine: pages that were written but not synced live as long as it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

@@ -69,7 +69,7 @@ class LocalFiles:
         return Blob(data=data, etag=hashlib.sha256(data).hexdigest())
 
     def put_if_absent(self, location: Location, data: bytes) -> str | None:
-        """Write unless a file is there; the new etag, or None if another was first."""
+        """Write unless other content is there; the etag, or None if another was first."""
         path = location.path
         with _explained(str(location)):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class LocalFiles:
                 os.link(temporary, path)
                 sync_directory(path.parent)
             except FileExistsError:
-                return None
+                return _etag_of(path, data)
             finally:
                 temporary.unlink(missing_ok=True)
         return hashlib.sha256(data).hexdigest()
@@ -92,7 +92,7 @@ class LocalFiles:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if not path.is_file() or hash_file(path) != etag:
-                    return None
+                    return _etag_of(path, data)
                 with replace_file(path) as temporary:
                     temporary.write_bytes(data)
             finally:
@@ -106,6 +106,12 @@ class LocalFiles:
         """Remove a file; one that is not there is no error."""
         with _explained(str(location)):
             location.path.unlink(missing_ok=True)
+
+
+def _etag_of(path: Path, data: bytes) -> str | None:
+    """The etag of `data` if that is what the file holds."""
+    etag = hashlib.sha256(data).hexdigest()
+    return etag if path.is_file() and hash_file(path) == etag else None
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -86,7 +86,7 @@ class Conditions:
         self._honoured: dict[str, bool] = {}
 
     def put_if_absent(self, location: Location, data: bytes) -> str | None:
-        """Write unless something is there; the new etag, or None if another was first."""
+        """Write unless other content is there; the etag, or None if another was first."""
         if stat_object(self._s3, location) is not None:
             return self._etag_of_ours(location, data)
         return self._write(location, data, {"IfNoneMatch": "*"})

@@ -29,8 +29,8 @@ class StorageSettings:
     """Folder with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and maybe AWS_SESSION_TOKEN; else the standard chain."""
     transfers: int = 4
     """Parts of one file in flight, 1 to 64."""
-    download_part_bytes: int = 32 * MIB
-    """Range of one request; costs no memory."""
+    download_part_bytes: int = 64 * MIB
+    """Largest range of one request; costs no memory. Smaller files are cut into two ranges a transfer."""
     upload_part_bytes: int = 8 * MIB
     """Part of a multipart upload, at least 5 MiB; `transfers` of them are in memory."""
     connect_timeout_seconds: float = 5.0

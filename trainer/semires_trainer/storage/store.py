@@ -105,7 +105,11 @@ class Storage:
         return backend.read_bytes(location, max_bytes=max_bytes)
 
     def put_if_absent(self, uri: str, data: bytes) -> str | None:
-        """Write `data` unless something else is there: the etag, or None if another was first."""
+        """Write `data` unless something else is there: the etag, or None if another was first.
+
+        The same bytes count as ours: a write whose answer was lost succeeds when it is repeated. Writers that race
+        must write different bytes.
+        """
         backend, location = self._find(uri)
         return backend.put_if_absent(location, data)
 
