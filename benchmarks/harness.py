@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+PROGRAM = (sys.executable, "-m", "semires_trainer")
+"""The program, to be run in `environment()`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +66,16 @@ def interleave(
         ratio=statistics.median(ratios),
         ratio_min=min(ratios),
     )
+
+
+def environment() -> dict[str, str]:
+    """The environment in which `PROGRAM` is this checkout's, whatever the folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "trainer")}
+
+
+def settings(changes: Mapping[str, object]) -> list[str]:
+    """`--set` options of the program."""
+    return [word for path, value in changes.items() for word in ("--set", f"{path}={value}")]
 
 
 def machine() -> dict[str, str]:

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from itertools import cycle, islice
@@ -23,13 +22,12 @@ from pathlib import Path
 
 import click
 import torch
+from harness import PROGRAM, QUICKSTART, ROOT, environment, settings
 from sample_pipeline import make_fixture
 
 from semires_trainer.data.loader import load_batches
 from semires_trainer.refine.packed import ProposalBatch
 
-ROOT = Path(__file__).resolve().parents[1]
-QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 SHORT = {"training.burnInEpochs": "1", "training.epochs": "1", "training.device": "CPU"}
 PAPER = {
     "dataset.unlabeledLimit": "1",
@@ -46,27 +44,17 @@ PAPER = {
 WORKER_BATCHES = 16
 
 
-def settings(changes: Mapping[str, str]) -> list[str]:
-    return [word for path, value in changes.items() for word in ("--set", f"{path}={value}")]
-
-
 def semires(folder: Path, *arguments: str) -> bytes:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "trainer")}
-    command = [sys.executable, "-m", "semires_trainer", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE).stdout
+    command = [*PROGRAM, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), check=True, stdout=subprocess.PIPE).stdout
 
 
 def training_memory(folder: Path, name: str, changes: Mapping[str, str]) -> dict[str, int]:
     """Bytes: the peak resident memory of a training process, and the plan's estimate of its tensors."""
     arguments = [str(QUICKSTART), "--output", name, *settings({**SHORT, **changes})]
     estimate = json.loads(semires(folder, "plan", *arguments, "--json"))["memory"]["total_fp32_bytes"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "trainer")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "semires_trainer", "train", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    command = [*PROGRAM, "train", *arguments]
+    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise click.ClickException(f"{name} ended with {os.waitstatus_to_exitcode(status)}")

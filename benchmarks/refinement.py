@@ -8,34 +8,30 @@ proposals. Runs that are in FOLDER already are read, not repeated, so that sever
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
 import click
+from harness import PROGRAM, QUICKSTART, environment, settings
 
-ROOT = Path(__file__).resolve().parents[1]
-QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+from semires_trainer.results import BURN_IN, ORIGINAL, TEACHER, TITLES, read_results
+
 FULL = "CPI-U"
 OTHERS = ("None", "IOM", "CPI", "CPI-O")
 SPLITS = ("val", "testA", "testB")
-BURN_IN = "supervised burn-in"
 Figures = dict[str, float]
 
 
 def semires(folder: Path, *arguments: str) -> None:
     """Run the program in the benchmark's folder; its bars and messages are shown."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "trainer")}
-    subprocess.run([sys.executable, "-m", "semires_trainer", *arguments], cwd=folder, env=environment, check=True)
+    subprocess.run([*PROGRAM, *arguments], cwd=folder, env=environment(), check=True)
 
 
 def figures(output: Path, model: str) -> Figures:
     """oIoU in percent of a model of a run, per split, at the training size."""
-    scores = json.loads((output / "results.json").read_text())["scores"]
-    return {s["split"]: s["oIoU"] for s in scores if s["model"] == model and s["size"] != "original"}
+    scores = read_results(output / "results.json").scores
+    return {s.split: s.overall_iou for s in scores if s.model == model and s.size != ORIGINAL}
 
 
 def run_seed(folder: Path, seed: int) -> dict[str, Figures]:
@@ -53,18 +49,17 @@ def run_seed(folder: Path, seed: int) -> dict[str, Figures]:
             "model.initFrom": f"{whole}/burn-in",
             "proposals.store": f"{whole}/proposals",
         }
-        settings = [word for path, value in changes.items() for word in ("--set", f"{path}={value}")]
-        semires(folder, "run", str(QUICKSTART), "--output", f"{whole}-{strategy}", *settings)
+        semires(folder, "run", str(QUICKSTART), "--output", f"{whole}-{strategy}", *settings(changes))
     outputs = {FULL: folder / whole, **{name: folder / f"{whole}-{name}" for name in OTHERS}}
-    return {BURN_IN: figures(folder / whole, "burn-in")} | {
-        name: figures(output, "teacher") for name, output in outputs.items()
+    return {TITLES[BURN_IN]: figures(folder / whole, BURN_IN)} | {
+        name: figures(output, TEACHER) for name, output in outputs.items()
     }
 
 
 def table(results: dict[int, dict[str, Figures]]) -> str:
     """Mean over seeds, and each seed's figure in brackets."""
     lines = [f"| strategy | {' | '.join(SPLITS)} |", "|---" * (len(SPLITS) + 1) + "|"]
-    for strategy in (BURN_IN, *OTHERS, FULL):
+    for strategy in (TITLES[BURN_IN], *OTHERS, FULL):
         cells = []
         for split in SPLITS:
             values = [one[strategy][split] for one in results.values()]

@@ -1,10 +1,13 @@
-"""The command line for tests of every folder."""
+"""For tests of every folder: the command line, and helpers that lie beside them."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,6 +15,7 @@ from click.testing import CliRunner, Result
 from semires_trainer.cli import main
 
 Semires = Callable[..., Result]
+LoadModule = Callable[[Path], ModuleType]
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,20 @@ def semires() -> Semires:
             return runner.invoke(main, [str(argument) for argument in arguments])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def load_module() -> LoadModule:
+    """Load a helper of the tests."""
+    return _load_module
+
+
+def _load_module(path: Path) -> ModuleType:
+    """A helper of the tests as a module: with --import-mode=importlib no test folder is on the path."""
+    spec = importlib.util.spec_from_file_location(f"tests_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -11,7 +11,6 @@ state: every draw is a function of (seed, stage, step, rank).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -26,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from semires_trainer.atomic import REPLACED, replace_directory
+from semires_trainer.atomic import REPLACED, file_sha256, replace_directory
 from semires_trainer.errors import WeightsError
 
 logger = logging.getLogger(__name__)
@@ -137,12 +136,6 @@ def _write_content(folder: Path, state: TrainingState) -> None:
 
 def _cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def is_valid(folder: Path) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from semires_trainer.atomic import file_sha256
 from semires_trainer.checkpoint import (
     Progress,
     Stage,
     TrainingState,
-    file_sha256,
     load_checkpoint,
     newest_valid,
     prune_checkpoints,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,17 +14,6 @@ from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
 from semires_trainer.launch import run
 
 
-def load_module(name: str) -> ModuleType:
-    """A helper beside this file: with --import-mode=importlib no test folder is on the path."""
-    spec = importlib.util.spec_from_file_location(f"core_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Processes that run beside each other take each other's cores."""
@@ -33,8 +21,8 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def harness() -> ModuleType:
-    return load_module("harness")
+def harness(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_module(Path(__file__).with_name("harness.py"))
 
 
 @pytest.fixture(scope="session")

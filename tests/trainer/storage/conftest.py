@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,33 +16,28 @@ from semires_trainer.storage import Storage, StorageSettings
 TESTBED = Path(__file__).parents[2] / "testbed"
 
 
-def load_module(name: str) -> ModuleType:
-    """A module of the testbed: with --import-mode=importlib no test folder is on the path."""
-    spec = importlib.util.spec_from_file_location(f"testbed_{name}", TESTBED / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def faults() -> ModuleType:
+def faults(load_module: Callable[[Path], ModuleType]) -> ModuleType:
     """The module of the proxy."""
-    return load_module("fault_proxy")
+    return load_module(TESTBED / "fault_proxy.py")
 
 
 @pytest.fixture(scope="session")
-def servers() -> ModuleType:
+def servers(load_module: Callable[[Path], ModuleType]) -> ModuleType:
     """The module of the server."""
-    return load_module("s3_server")
+    return load_module(TESTBED / "s3_server.py")
 
 
 @pytest.fixture(scope="session")
-def gateway() -> Path:
+def go_tools(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    """The module that builds programs."""
+    return load_module(TESTBED / "go_tools.py")
+
+
+@pytest.fixture(scope="session")
+def gateway(go_tools: ModuleType) -> Path:
     """The server's program."""
-    return load_module("go_tools").build("versitygw", "github.com/versity/versitygw/cmd/versitygw")
+    return go_tools.build("versitygw", "github.com/versity/versitygw/cmd/versitygw")
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +48,10 @@ def server(gateway: Path, servers: ModuleType, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def certificate(go_tools: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Certificate and key for 127.0.0.1, its own authority."""
     folder = tmp_path_factory.mktemp("tls")
-    maker = load_module("go_tools").build_certificate_maker()
+    maker = go_tools.build_certificate_maker()
     subprocess.run([str(maker), "--host", "127.0.0.1", "--ca"], cwd=folder, check=True, capture_output=True)
     return folder / "cert.pem", folder / "key.pem"
 

@@ -6,7 +6,6 @@ inside the backbone; projections of the fusion are 1x1 convolutions; the last st
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from argparse import Namespace
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semires_trainer.atomic import file_sha256
 from semires_trainer.errors import WeightsError
 from semires_trainer.models.deploy import ModelInfo, save_model
 from semires_trainer.models.lavt import LAVT, LAVTConfig
@@ -188,12 +188,10 @@ def convert_checkpoint(
     checkpoint = read_official(source, text_heads=text_heads)
     model = LAVT(checkpoint.config)
     model.load_state_dict(checkpoint.state)
-    with source.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
     info = ModelInfo(
         image_size=image_size or checkpoint.config.image_size,
         max_tokens=max_tokens,
-        provenance={"source": source.name, "sha256": digest},
+        provenance={"source": source.name, "sha256": file_sha256(source)},
         vocab=vocab,
     )
     save_model(destination, model, info)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from semires_trainer.atomic import replace_directory
+from semires_trainer.atomic import file_sha256, replace_directory
 from semires_trainer.errors import WeightsError
 from semires_trainer.models.lavt import LAVT, LAVTConfig
 from semires_trainer.models.text import TextConfig
@@ -51,7 +50,7 @@ def save_model(folder: Path, model: LAVT, info: ModelInfo) -> None:
             "imageSize": info.image_size,
             "maxTokens": info.max_tokens,
             "provenance": dict(info.provenance),
-            "sha256": {file.name: _digest(file) for file in sorted(temporary.iterdir())},
+            "sha256": {file.name: file_sha256(file) for file in sorted(temporary.iterdir())},
         }
         text = json.dumps(description, indent=2, allow_nan=False) + "\n"
         (temporary / MODEL_FILE).write_text(text, encoding="utf-8")
@@ -127,13 +126,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _verify(path: Path, digest: str) -> None:
     if not path.is_file():
         raise WeightsError(f"{path} is missing", remedy="Copy the whole model folder again")
-    if _digest(path) != digest:
+    if file_sha256(path) != digest:
         raise WeightsError(f"{path} is damaged: its sha256 is not {digest}", remedy="Copy the whole model folder again")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def architecture_of(config: LAVTConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semires_trainer.atomic import file_sha256
 from semires_trainer.errors import WeightsError
 from semires_trainer.spec.resolved import ResolvedSam
 
@@ -135,8 +135,7 @@ def check_file(path: Path, *, sha256: str) -> None:
             raise WeightsError(f"{path} is a web page, not weights", field=field, remedy=remedy)
         if start.startswith(b"version https://git-lfs"):
             raise WeightsError(f"{path} is a Git LFS pointer", field=field, remedy="Run `git lfs pull`.")
-        handle.seek(0)
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise WeightsError(
             f"{path} has sha256 {found}, expected {sha256}",

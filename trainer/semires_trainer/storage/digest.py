@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from semires_trainer.errors import ConfigError
@@ -38,12 +36,6 @@ def hash_range(digest: Any, descriptor: int, part: range, buffer: memoryview) ->
             raise OSError("the file became shorter while it was read")
         digest.update(buffer[:count])
         position += count
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def is_error_page(head: bytes) -> bool:

@@ -15,10 +15,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from semires_trainer.atomic import sync_directory
+from semires_trainer.atomic import file_sha256, sync_directory
 from semires_trainer.errors import SemiresError
 from semires_trainer.storage.client import S3, Cancelled
-from semires_trainer.storage.digest import CHUNK_BYTES, hash_file, is_error_page
+from semires_trainer.storage.digest import CHUNK_BYTES, is_error_page
 from semires_trainer.storage.failures import (
     ChecksumMismatch,
     DiskFull,
@@ -97,7 +97,7 @@ def _fetch(s3: S3, source: Stat, destination: Path, journal: Journal, sha256: st
 
 
 def _holds(path: Path, size: int, sha256: str) -> bool:
-    return path.is_file() and path.stat().st_size == size and hash_file(path) == sha256
+    return path.is_file() and path.stat().st_size == size and file_sha256(path) == sha256
 
 
 def _prepare(s3: S3, source: Stat, temporary: Path, journal: Journal, *, verified: bool) -> bool:

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from semires_trainer.atomic import replace_file, sync_directory
-from semires_trainer.storage.digest import CHUNK_BYTES, hash_file
+from semires_trainer.atomic import file_sha256, replace_file, sync_directory
+from semires_trainer.storage.digest import CHUNK_BYTES
 from semires_trainer.storage.failures import ChecksumMismatch, TooLarge, explain_os_error
 from semires_trainer.storage.results import Blob, Stat, Transfer
 from semires_trainer.storage.uri import Location
@@ -91,7 +91,7 @@ class LocalFiles:
             descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if not path.is_file() or hash_file(path) != etag:
+                if not path.is_file() or file_sha256(path) != etag:
                     return _etag_of(path, data)
                 with replace_file(path) as temporary:
                     temporary.write_bytes(data)
@@ -111,7 +111,7 @@ class LocalFiles:
 def _etag_of(path: Path, data: bytes) -> str | None:
     """The etag of `data` if that is what the file holds."""
     etag = hashlib.sha256(data).hexdigest()
-    return etag if path.is_file() and hash_file(path) == etag else None
+    return etag if path.is_file() and file_sha256(path) == etag else None
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -124,7 +124,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 def _copy(source: Path, target: Path, *, uri: str, sha256: str | None) -> Transfer:
     if source.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, a file is needed", str(source))
-    if sha256 and target.is_file() and target.stat().st_size == source.stat().st_size and hash_file(target) == sha256:
+    if sha256 and target.is_file() and target.stat().st_size == source.stat().st_size and file_sha256(target) == sha256:
         return Transfer(uri=uri, size=target.stat().st_size, sha256=sha256, moved=0)
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, replace_file(target) as temporary:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semires_trainer.atomic import file_sha256
 from semires_trainer.errors import SemiresError
 from semires_trainer.storage.client import S3
-from semires_trainer.storage.digest import hash_file
 from semires_trainer.storage.failures import ChecksumMismatch, ObjectChanged, UploadVanished, explain_os_error
 from semires_trainer.storage.journal import Journal, locked_journal
 from semires_trainer.storage.objects import SHA256, stat_object
@@ -46,7 +46,7 @@ class Source:
     def of(cls, path: Path, *, sha256: str | None, location: Location) -> Source:
         """Hash `path`; ChecksumMismatch if it is not what `sha256` says."""
         before = path.stat()
-        found = hash_file(path)
+        found = file_sha256(path)
         if sha256 and found != sha256:
             problem = f"{path} is damaged: sha256 {sha256[:12]}… is expected, it has {found[:12]}…"
             raise ChecksumMismatch(problem, remedy=f"It was not uploaded to {location}; write it again")
