@@ -40,29 +40,48 @@ def gpu_memory_errors() -> Iterator[None]:
         ) from error
 
 
-def run_rank(resolved: Resolved, *, stages: Sequence[str]) -> None:
+def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop: StopFlag) -> None:
     """What each process does: load, then each stage in order."""
-    resolved, training = with_local_paths(resolved), resolved.training
-    with (
-        joined_world(device=training.device, deterministic=training.deterministic) as world,
-        stop_on_signals() as stop,
-        gpu_memory_errors(),
-    ):
+    resolved, training = localized(resolved, orders), resolved.training
+    with joined_world(device=training.device, deterministic=training.deterministic) as world, gpu_memory_errors():
         check_batches(training, processes=world.size)
         compute = Compute(world=world, bf16=uses_bf16(training, world), channels_last=training.channels_last)
         workers = loader_workers(training, world)
+        leave_if_asked(world, stop)
         loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=workers)
-        identity = str(world.broadcast(claim_output(Path(resolved.output), resolved) if world.is_main else None))
+        leave_if_asked(world, stop)
         unreported = Run(
             resolved=resolved,
-            identity=identity,
+            identity=orders.identity,
             loaders=loaders,
             compute=compute,
             reporter=null_reporter(),
             stop=stop,
         )
-        with closing(report_of(unreported, stages)) as reporter:
-            run_stages(replace(unreported, reporter=reporter), stages)
+        with closing(report_of(unreported, orders)) as reporter:
+            run_stages(replace(unreported, reporter=reporter), orders.stages)
+
+
+def leave_if_asked(world: World, stop: StopFlag) -> None:
+    """StopRequested on all ranks if one was asked to stop before there was anything to save."""
+    if world.any(stop.is_set):
+        raise StopRequested(stop.exit_code, "Nothing had been done since the last checkpoint; start again to go on.")
+
+
+def run_here(job: SemiRESJob, *, stages: Sequence[str] = STAGES) -> Results | None:
+    """Run `stages` of a job in this process, without a supervisor; returns the results if it evaluated.
+
+    Output and inputs are local. Raises SemiresError and, after a requested stop, StopRequested.
+    """
+    resolved = resolve(job)
+    output = local_path(resolved.output)
+    check_batches(resolved.training, processes=1)
+    with Storage() as storage:
+        identity = claim_output(storage, str(output), resolved).identity
+    orders = Orders(job={}, places={}, work=str(output), identity=identity, stages=tuple(stages), attempt=Attempt(job=resolved.name, number=1))
+    with stop_on_signals() as stop:
+        run_rank(resolved, orders=orders, control=ControlFolder(output / CONTROL_FOLDER), stop=stop)
+    return read_results(output / "results.json") if "evaluate" in stages else None
 
 
 def run_stages(this: Run, stages: Sequence[str]) -> None:
