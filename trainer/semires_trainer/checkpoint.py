@@ -1,73 +1,33 @@
-"""Training checkpoints: one directory per step, written whole, verified before use.
+"""What a training checkpoint holds: models, optimizer, progress; written exactly, loaded exactly.
 
-    checkpoints/step-00000120/
-        student.safetensors  teacher.safetensors  optimizer.safetensors
-        state.json          stage, step, best metric, counters of the policies
-        manifest.json       sha256 and size of the others; written last
-
-A directory is written beside its final name, synced and renamed, so a final name is always whole. Randomness needs no
-state: every draw is a function of (seed, stage, step, rank).
+The folder around it is described in `checkpoint_folders`. Randomness needs no state: every draw is a function of
+(seed, stage, step, rank).
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import re
-import shutil
-from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from semires_trainer.atomic import REPLACED, file_sha256, replace_directory
+from semires_trainer.atomic import file_sha256, replace_directory
+from semires_trainer.checkpoint_folders import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    STATE,
+    Progress,
+    folder_of,
+    is_valid,
+    read_progress,
+)
 from semires_trainer.errors import WeightsError
-
-logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-STATE = "state.json"
-_NAME = re.compile(r"step-(\d+)(\.replaced)?")
-
-Stage = Literal["burn-in", "train"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Where a run stands: all it needs to go on besides tensors."""
-
-    stage: Stage
-    """The stage the step counts in."""
-    step: int = 0
-    """Optimizer steps done in this stage."""
-    best_oiou: float | None = None
-    """Best oIoU on the selection split in this stage, percent."""
-    best_step: int | None = None
-    """Step of the best oIoU."""
-    evaluated_step: int | None = None
-    """Step of the last evaluation: tells an epoch end that is evaluated from one that is not yet."""
-    epochs_without_gain: int = 0
-    """Evaluations since the best one (patience)."""
-    skipped_steps: tuple[int, ...] = ()
-    """Steps of this stage whose loss was not finite and which were left out."""
-    finished: bool = False
-    """The stage is done."""
-
-    def past(self, stage: Stage) -> bool:
-        """Whether `stage` is done."""
-        return self.finished if stage == self.stage else stage == "burn-in"
-
-    def with_evaluation(self, oiou: float) -> Progress:
-        """The progress after an evaluation gave `oiou` at this step."""
-        if self.best_oiou is None or oiou > self.best_oiou:
-            return replace(self, best_oiou=oiou, best_step=self.step, evaluated_step=self.step, epochs_without_gain=0)
-        return replace(self, evaluated_step=self.step, epochs_without_gain=self.epochs_without_gain + 1)
 
 
 @dataclass(kw_only=True)
@@ -80,6 +40,8 @@ class TrainingState:
     progress: Progress
     identity: str
     """Hash of what is trained: a checkpoint of another run is refused."""
+    steps_per_epoch: int
+    """Of the stage: with it a checkpoint tells its epoch."""
     parameter_names: dict[nn.Parameter, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +71,7 @@ def restore_optimizer(state: TrainingState, tensors: Mapping[str, Tensor]) -> No
 
 def save_checkpoint(root: Path, state: TrainingState, *, number: int) -> Path:
     """Write `root/step-<number>` atomically and return it; a valid one that holds this progress is kept as it is."""
-    final = root / f"step-{number:08d}"
+    final = folder_of(root, number)
     if is_valid(final) and json.loads((final / STATE).read_text(encoding="utf-8")) == _content_of(state):
         return final
     with replace_directory(final) as folder:
@@ -120,7 +82,8 @@ def save_checkpoint(root: Path, state: TrainingState, *, number: int) -> Path:
 def _content_of(state: TrainingState) -> dict[str, Any]:
     """What state.json holds, as JSON gives it back."""
     progress = {**asdict(state.progress), "skipped_steps": list(state.progress.skipped_steps)}
-    return {"schemaVersion": SCHEMA_VERSION, "identity": state.identity, **progress}
+    epoch = state.progress.step // state.steps_per_epoch
+    return {"schemaVersion": SCHEMA_VERSION, "identity": state.identity, "epoch": epoch, **progress}
 
 
 def _write_content(folder: Path, state: TrainingState) -> None:
@@ -138,62 +101,6 @@ def _cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def is_valid(folder: Path) -> bool:
-    """True if every file of the checkpoint is there and has the size and sha256 that its manifest says."""
-    return fault_of(folder) is None
-
-
-def fault_of(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if nothing is."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, wanted in manifest.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{path} is missing"
-            if path.stat().st_size != wanted["bytes"] or file_sha256(path) != wanted["sha256"]:
-                return f"{path} does not have the sha256 its manifest says"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{folder / MANIFEST} cannot be read ({error})"
-    if STATE not in manifest or "student.safetensors" not in manifest:
-        return f"{folder / MANIFEST} does not list {STATE} and student.safetensors"
-    return None
-
-
-def checkpoints_of(root: Path) -> list[Path]:
-    """All checkpoint directories under `root`, oldest first, valid or not."""
-    folders = [path for path in root.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(folders, key=lambda path: (number_of(path), not path.name.endswith(REPLACED)))
-
-
-def newest_valid(root: Path) -> Path | None:
-    """The newest checkpoint that verifies; damaged ones are named in the log and passed over."""
-    for folder in reversed(checkpoints_of(root)):
-        fault = fault_of(folder)
-        if fault is None:
-            return folder
-        logger.warning("Checkpoint %s is damaged and passed over: %s.", folder, fault)
-    return None
-
-
-def read_progress(folder: Path, *, identity: str) -> Progress:
-    """The progress a checkpoint holds; a checkpoint of another run (other training sections) is refused."""
-    content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    if content.pop("schemaVersion", None) != SCHEMA_VERSION:
-        raise WeightsError(
-            f"{folder} was written by another version",
-            remedy="Use the version that wrote it, or start in another output",
-        )
-    found = content.pop("identity")
-    if found != identity:
-        raise WeightsError(
-            f"{folder} belongs to another training configuration ({found[:12]}, this one is {identity[:12]})",
-            field="spec.output",
-            remedy="Choose another output, or restore the manifest the run was started with",
-        )
-    return Progress(**{**content, "skipped_steps": tuple(content["skipped_steps"])})
-
-
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
     """Restore models, optimizer and progress from a verified checkpoint, in place."""
     progress = read_progress(folder, identity=state.identity)
@@ -208,27 +115,3 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
             remedy="Use an empty output, or the manifest the run was started with",
         ) from error
     state.progress = progress
-
-
-def prune_checkpoints(root: Path, *, keep_last: int, keep_numbers: Container[int] = ()) -> None:
-    """Delete old checkpoints except the newest `keep_last` and those with a number in `keep_numbers`.
-
-    Nothing is deleted unless one of the newest is valid; leftovers of interrupted writes are removed.
-    """
-    for leftover in root.glob(".step-*.tmp"):
-        shutil.rmtree(leftover)
-    folders = checkpoints_of(root)
-    newest = folders[-max(1, keep_last) :]
-    doomed = [path for path in folders if path not in newest and number_of(path) not in keep_numbers]
-    if not doomed or not any(is_valid(path) for path in reversed(newest)):
-        return
-    for path in doomed:
-        shutil.rmtree(path)
-
-
-def number_of(folder: Path) -> int:
-    """The step number in a checkpoint's name; ValueError if it is not one."""
-    match = _NAME.fullmatch(folder.name)
-    if match is None:
-        raise ValueError(f"{folder} is no checkpoint")
-    return int(match[1])

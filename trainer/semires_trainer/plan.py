@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from semires_trainer.checkpoint import checkpoints_of, read_progress
+from semires_trainer.checkpoint_folders import checkpoints_of, read_progress
 from semires_trainer.config import Resolved, training_hash
 from semires_trainer.data.images import ImageSource
 from semires_trainer.data.load import load_dataset

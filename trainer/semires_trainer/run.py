@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from semires_trainer.checkpoint import Progress
+from semires_trainer.checkpoint_folders import Progress
 from semires_trainer.config import Resolved, ResolvedTraining
 from semires_trainer.distributed import World, joined_world
 from semires_trainer.errors import GpuMemoryError

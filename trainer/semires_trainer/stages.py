@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from semires_trainer.atomic import file_sha256
-from semires_trainer.checkpoint import (
-    Progress,
-    Stage,
-    TrainingState,
-    load_checkpoint,
-    newest_valid,
-    prune_checkpoints,
-    read_progress,
-    save_checkpoint,
-)
+from semires_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from semires_trainer.checkpoint_folders import Progress, Stage, newest_valid, prune_checkpoints, read_progress
 from semires_trainer.config import Resolved, ResolvedModel, ResolvedTraining
 from semires_trainer.data.datasets import EvalDataset
 from semires_trainer.distributed import World, synchronize_batch_norm
@@ -174,7 +166,12 @@ def new_state(run: Run, student: Student, *, teacher: LAVT | None, progress: Pro
         device=run.world.device,
     )
     return TrainingState(
-        student=student.model, teacher=teacher, optimizer=optimizer, progress=progress, identity=run.identity
+        student=student.model,
+        teacher=teacher,
+        optimizer=optimizer,
+        progress=progress,
+        identity=run.identity,
+        steps_per_epoch=run.lengths[progress.stage].steps_per_epoch,
     )
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semires_trainer.checkpoint import Progress, Stage, TrainingState
+from semires_trainer.checkpoint import TrainingState
+from semires_trainer.checkpoint_folders import Progress, Stage
 from semires_trainer.distributed import World
 from semires_trainer.errors import DivergedError
 from semires_trainer.optim import set_learning_rate

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from semires_trainer.checkpoint import newest_valid
+from semires_trainer.checkpoint_folders import newest_valid
 from semires_trainer.config import Resolved, parse_job, resolve
 from semires_trainer.distributed import joined_world
 from semires_trainer.identity import claim_output

@@ -12,17 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from semires_trainer.checkpoint import (
+from semires_trainer.checkpoint import TrainingState, load_checkpoint, optimizer_tensors, save_checkpoint
+from semires_trainer.checkpoint_folders import (
     Progress,
-    TrainingState,
+    Summary,
     checkpoints_of,
     fault_of,
-    load_checkpoint,
     newest_valid,
-    optimizer_tensors,
     prune_checkpoints,
     read_progress,
-    save_checkpoint,
+    read_summary,
 )
 from semires_trainer.errors import WeightsError
 
@@ -32,6 +31,7 @@ PROGRESS = Progress(
     best_oiou=12.5,
     best_step=6,
     evaluated_step=6,
+    oiou=12.5,
     epochs_without_gain=0,
     skipped_steps=(2, 3),
 )
@@ -50,7 +50,14 @@ def state_after(steps: int, *, seed: int = 0, width: int = 4, identity: str = "o
         optimizer.zero_grad()
         student(torch.randn(2, 1, 8, 8)).square().mean().backward()
         optimizer.step()
-    return TrainingState(student=student, teacher=teacher, optimizer=optimizer, progress=PROGRESS, identity=identity)
+    return TrainingState(
+        student=student,
+        teacher=teacher,
+        optimizer=optimizer,
+        progress=PROGRESS,
+        identity=identity,
+        steps_per_epoch=3,
+    )
 
 
 def assert_same(first: TrainingState, second: TrainingState) -> None:
@@ -85,6 +92,14 @@ def test_an_optimizer_continues_exactly(tmp_path: Path) -> None:
         state.optimizer.step()
 
     assert_same(saved, loaded)
+
+
+def test_a_checkpoint_tells_what_a_ledger_needs_without_torch(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, state_after(1), number=107)
+
+    assert read_summary(folder) == Summary(
+        number=107, stage="train", step=7, epoch=2, best_oiou=12.5, oiou=12.5, finished=False
+    )
 
 
 def test_burn_in_has_no_teacher(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semires_trainer.checkpoint import Progress, TrainingState
+from semires_trainer.checkpoint import TrainingState
+from semires_trainer.checkpoint_folders import Progress
 from semires_trainer.distributed import World
 from semires_trainer.errors import DivergedError
 from semires_trainer.signals import StopFlag, StopRequested
@@ -52,6 +53,7 @@ class Bench:
             optimizer=self.optimizer,
             progress=Progress(stage="train"),
             identity="one",
+            steps_per_epoch=STEPS_PER_EPOCH,
         )
 
     # The step: what steps.MutualStep is to the loop.

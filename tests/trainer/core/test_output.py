@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from semires_trainer.checkpoint import checkpoints_of, is_valid
+from semires_trainer.checkpoint_folders import checkpoints_of, is_valid
 from semires_trainer.config import resolved_to_dict, training_hash
 from semires_trainer.errors import ConfigError
 from semires_trainer.identity import claim_output

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from semires_trainer.checkpoint import newest_valid
+from semires_trainer.checkpoint_folders import newest_valid
 from semires_trainer.config import parse_job
 from semires_trainer.distributed import device_of
 from semires_trainer.errors import ConfigError, DivergedError, GpuMemoryError, InfrastructureError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from semires_trainer.checkpoint import newest_valid
+from semires_trainer.checkpoint_folders import newest_valid
 from semires_trainer.signals import StopRequested
 from semires_trainer.sinks import Position
 
