@@ -26,7 +26,7 @@ class Entry:
     epoch: int
     stage: str
     metric: float | None
-    """oIoU in percent on the selection split at this step; None if it was not evaluated or not the best so far."""
+    """oIoU in percent on the selection split at this step; None if it was not evaluated."""
     uri: str
     """The folder."""
     sha256: str
@@ -41,6 +41,10 @@ class Entry:
     """Kept for good: every n-th epoch."""
     models: dict[str, str] = field(default_factory=dict)
     """Published models at that time: folder name -> the URI of that version."""
+
+    def as_reference(self) -> dict[str, Any]:
+        """What progress reports and outcomes say of it."""
+        return {"uri": self.uri, "step": self.number, "sha256": self.sha256, "time": self.time, "oIoU": self.metric}
 
 
 def read_ledger(storage: Storage, output: str) -> tuple[tuple[Entry, ...], str]:

@@ -214,11 +214,11 @@ def entry_of(folder: Path, *, uri: str, models: dict[str, str]) -> Entry:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return Entry(
-        number=int(state["number"]),
+        number=number_of(folder),
         step=int(state["step"]),
         epoch=int(state["epoch"]),
         stage=str(state["stage"]),
-        metric=state["best_oiou"] if state["best_step"] == state["step"] else None,
+        metric=state["oiou"] if state["evaluated_step"] == state["step"] else None,
         uri=uri,
         sha256=file_sha256(folder / MANIFEST),
         bytes=sum(int(wanted["bytes"]) for wanted in manifest.values()),

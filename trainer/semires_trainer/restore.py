@@ -75,6 +75,8 @@ def _fetch(storage: Storage, entry: Entry, output: str, work: Path) -> None:
 def _fetch_model(storage: Storage, uri: str, target: Path) -> None:
     with atomic.replace_directory(target) as folder:
         storage.download(f"{uri}/{MODEL_FILE}", folder / MODEL_FILE)
+        if not uri.endswith(f"-{atomic.file_sha256(folder / MODEL_FILE)[:16]}"):
+            raise ChecksumMismatch(f"{uri}/{MODEL_FILE} is not what its name says", remedy="An older one is used")
         for name, digest in _listed(folder / MODEL_FILE)["sha256"].items():
             storage.download(f"{uri}/{name}", folder / name, sha256=digest)
 
