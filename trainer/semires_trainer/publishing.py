@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from semires_trainer.errors import SemiresError
+from semires_trainer.exposition import LastCheckpoint, Uploads
 from semires_trainer.ledger import Entry
 from semires_trainer.ownership import Superseded
 from semires_trainer.publisher import Publisher
@@ -22,33 +24,23 @@ WARN_SECONDS = 300.0
 """A failure that lasts is said again after this time."""
 
 
-@dataclass(kw_only=True)
-class UploadCounts:
-    """What publishing has cost since this attempt began. Written by one thread, read by others."""
-
-    succeeded: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    moved_bytes: int = 0
-    entries: tuple[Entry, ...] = ()
-    """The checkpoints in the output."""
-    failure: str = ""
-    """Why publishing does not work at the moment; empty if it does."""
-
-
 @dataclass
 class Publishing:
     """Runs `publisher.publish_newest` in a thread until `finish`."""
 
     publisher: Publisher
-    extra: Callable[[], int] = lambda: 0
-    """Published with each checkpoint, before it: returns the bytes sent."""
-    counts: UploadCounts = field(default_factory=UploadCounts)
+    on_published: Callable[[], None] = lambda: None
+    """Called after each checkpoint that was published."""
+    uploads: Uploads = field(default_factory=Uploads)
+    """What publishing has cost since this attempt began, and the newest checkpoint in the output."""
+    failure: str = ""
+    """Why publishing does not work at the moment; empty if it does."""
     superseded: Superseded | None = None
     """Set once another attempt owns the output: nothing more is published."""
 
     def __post_init__(self) -> None:
-        self.counts.entries = self.publisher.entries
+        if self.publisher.entries:
+            self.uploads = Uploads(last=last_checkpoint(self.publisher.entries[-1]))
         self._stop = threading.Event()
         self._warned_at = -WARN_SECONDS
         self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
@@ -80,25 +72,23 @@ class Publishing:
         try:
             upload = self.publisher.publish_newest()
         except SemiresError:
-            self.counts.failed += 1
-            self.counts.seconds += time.monotonic() - started
+            self.uploads = self.uploads.plus("failure", seconds=time.monotonic() - started, num_bytes=0)
             raise
-        if self.counts.failure:
+        if self.failure:
             logger.info("Publishing works again.")
-            self.counts.failure = ""
+            self.failure = ""
         if upload is None:
             return
-        self.counts.succeeded += 1
-        self.counts.seconds += upload.seconds
-        self.counts.moved_bytes += upload.moved
-        self.counts.entries = self.publisher.entries
+        last = last_checkpoint(upload.entry)
+        self.uploads = self.uploads.plus("success", seconds=upload.seconds, num_bytes=upload.moved, last=last)
+        self.on_published()
         logger.info(
             "Checkpoint of %s step %d is verified in %s (%.1f MB sent in %.1f s).",
             *(upload.entry.stage, upload.entry.step, upload.entry.uri, upload.moved / 1e6, upload.seconds),
         )
 
     def _note(self, error: SemiresError) -> None:
-        self.counts.failure = f"{error.reason}: {error}"
+        self.failure = f"{error.reason}: {error}"
         if time.monotonic() - self._warned_at >= WARN_SECONDS:
             self._warned_at = time.monotonic()
             logger.warning("Checkpoints can't be published; training goes on and they will be later. %s", error)
@@ -126,3 +116,9 @@ class Publishing:
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def last_checkpoint(entry: Entry) -> LastCheckpoint:
+    """An entry of the ledger as progress reports show it."""
+    seconds = datetime.fromisoformat(entry.time).timestamp()
+    return LastCheckpoint(uri=entry.uri, step=entry.number, sha256=entry.sha256, time=seconds)
