@@ -49,9 +49,7 @@ def claim_output(storage: Storage, output: str, resolved: Resolved, *, job_uid: 
     run_id = uuid.uuid4().hex
     data = json.dumps(run_record(resolved, identity, run_id=run_id, job_uid=job_uid), indent=2, allow_nan=False)
     content = data.encode() + b"\n"
-    written = (
-        storage.compare_and_swap(uri, content, etag=found.etag) if found else storage.put_if_absent(uri, content)
-    )
+    written = storage.compare_and_swap(uri, content, etag=found.etag) if found else storage.put_if_absent(uri, content)
     if written is not None:
         return RunIdentity(identity=identity, run_id=run_id, etag=written)
     winner = read_identity(storage, output)
@@ -86,7 +84,9 @@ def read_identity(storage: Storage, output: str) -> RunIdentity | None:
     except NoSuchKey:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{uri} cannot be read as a run's record ({error})", remedy="Choose another output") from error
+        raise ConfigError(
+            f"{uri} cannot be read as a run's record ({error})", remedy="Choose another output"
+        ) from error
 
 
 def _record_uri(output: str) -> str:

@@ -66,6 +66,6 @@ def with_local_paths(resolved: Resolved, *, work: str, places: Mapping[str, str]
 
     What `places` does not name is a local path already, taken without `~` and `file://` where it is written to.
     """
-    located = localize(resolved, places)
+    located = resolved
     store = places.get(resolved.proposals.store) or str(local_path(resolved.proposals.store))
     return replace(located, output=work, proposals=replace(located.proposals, store=store))

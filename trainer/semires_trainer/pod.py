@@ -1,6 +1,6 @@
 """What a training pod runs: the document in its environment, supervised; progress on port 9464.
 
-    python -m semires_trainer.pod
+python -m semires_trainer.pod
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     else:
         with given.storage:
             outcome = supervise(given)
-    print(encoded(outcome).decode(), file=sys.stderr)
+    sys.stderr.write(f"{encoded(outcome).decode()}\n")
     return int(outcome["exitCode"])
 
 

@@ -24,7 +24,6 @@ from semires_trainer.atomic import file_sha256
 from semires_trainer.checkpoint_folders import MANIFEST, STATE, checkpoints_of, fault_of, number_of
 from semires_trainer.errors import InfrastructureError
 from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
-from semires_trainer.ownership import Ownership
 from semires_trainer.storage import Storage
 
 MODEL_FOLDERS = ("burn-in", "model")
@@ -43,6 +42,8 @@ class Upload:
     moved: int
     """Bytes sent."""
     seconds: float
+    saved_at: float
+    """When the ranks had written it, seconds since 1970."""
 
 
 class Publisher:
@@ -83,13 +84,14 @@ class Publisher:
             digest = file_sha256(folder / MANIFEST)
             if any(entry.sha256 == digest and entry.number == number_of(folder) for entry in self._entries):
                 return None
+            saved_at = (folder / MANIFEST).stat().st_mtime
             entry, moved = self._publish_copy(folder) if self._is_copy else (self._verified(folder), 0)
         except FileNotFoundError:
             return None  # pruned or replaced meanwhile: the next look finds a newer one
         self._append(entry)
         if self._is_copy:
             self._remove_unlisted()
-        return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started)
+        return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
 
     def publish_files(self) -> int:
         """Bring everything else to the output: results, models, metrics, pictures; returns the bytes sent."""
@@ -199,7 +201,9 @@ class Publisher:
 
     def _remove_unlisted(self) -> None:
         """Delete what no entry names: pruned checkpoints, and parts that a killed attempt left behind."""
-        listed = {entry.uri for entry in self._entries} | {uri for each in self._entries for uri in each.models.values()}
+        listed = {entry.uri for entry in self._entries} | {
+            uri for each in self._entries for uri in each.models.values()
+        }
         newest = self._entries[-1].number
         for root in (CHECKPOINTS, VERSIONS):
             for stat in list(self._storage.list(f"{self._output}/{root}")):

@@ -29,8 +29,8 @@ class Publishing:
     """Runs `publisher.publish_newest` in a thread until `finish`."""
 
     publisher: Publisher
-    on_published: Callable[[], None] = lambda: None
-    """Called after each checkpoint that was published."""
+    on_published: Callable[[float], None] = lambda _saved_at: None
+    """Called after each checkpoint that was published, with the time when it was saved."""
     uploads: Uploads = field(default_factory=Uploads)
     """What publishing has cost since this attempt began, and the newest checkpoint in the output."""
     failure: str = ""
@@ -81,7 +81,7 @@ class Publishing:
             return
         last = last_checkpoint(upload.entry)
         self.uploads = self.uploads.plus("success", seconds=upload.seconds, num_bytes=upload.moved, last=last)
-        self.on_published()
+        self.on_published(upload.saved_at)
         logger.info(
             "Checkpoint of %s step %d is verified in %s (%.1f MB sent in %.1f s).",
             *(upload.entry.stage, upload.entry.step, upload.entry.uri, upload.moved / 1e6, upload.seconds),

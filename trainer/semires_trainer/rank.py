@@ -23,6 +23,7 @@ from semires_trainer.errors import InfrastructureError, SemiresError
 from semires_trainer.orders import ControlFolder, Orders, read_orders
 from semires_trainer.outcome import BUG, End, end_of, write_end
 from semires_trainer.signals import StopFlag, StopRequested, stop_on_signals
+from semires_trainer.telemetry import logging_to
 from semires_trainer.tether import end_with_parent
 from semires_trainer.threads import share_cores
 
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control, rank = ControlFolder(path.parent), int(os.environ.get("RANK", "0"))
     with stop_on_signals() as stop:
         introduce(control, rank)
-        end = run_to_end(read_orders(path), control, stop)
+        orders = read_orders(path)
+        with logging_to(control.log, job=orders.attempt.job, attempt=orders.attempt.number, rank=rank):
+            end = run_to_end(orders, control, stop)
     if end is None:
         return 0
     write_end(control.failure(rank), end)
@@ -60,9 +63,7 @@ def run_to_end(orders: Orders, control: ControlFolder, stop: StopFlag) -> End | 
 
         run_rank(resolve(parse_job(orders.job)), orders=orders, control=control, stop=stop)
     except StopRequested as stopped:
-        return End(
-            exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved, saved_step=stopped.saved_step
-        )
+        return End(exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved, saved_step=stopped.saved_step)
     except SemiresError as error:
         return end_of(error)
     except Exception as error:

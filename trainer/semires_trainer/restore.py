@@ -94,11 +94,9 @@ def _listed(path: Path) -> dict[str, dict[str, str]]:
     """The JSON object in a small file; its names are file names, not paths."""
     try:
         listed: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-        names = listed["sha256"] if "sha256" in listed else listed
+        names = listed.get("sha256", listed)
         if any("/" in name or name.startswith(".") for name in names):
             raise ValueError("it names files elsewhere")
     except (ValueError, TypeError, KeyError) as error:
         raise ChecksumMismatch(f"{path.name} is no list of files ({error})", remedy="An older one is used") from error
     return listed
-
-

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -27,7 +26,7 @@ from semires_trainer.signals import StopFlag, StopRequested, stop_on_signals
 from semires_trainer.stages import EVALUATION_BATCH, Run, burn_in, evaluate_all, mutual_learning, progress_of
 from semires_trainer.steps import Compute
 from semires_trainer.storage import Storage
-from semires_trainer.telemetry import Phase, Reporter, null_reporter, open_reporter
+from semires_trainer.telemetry import Phase, Reporter, ReportFiles, null_reporter, open_reporter
 
 STAGES = ("propose", "train", "evaluate")
 
@@ -123,10 +122,12 @@ def report_of(this: Run, orders: Orders, control: ControlFolder) -> Reporter:
         attempt=orders.attempt.number,
         rank=this.world.rank,
         phases=phases_of(this, orders.stages, progress),
-        steps={stage: length.total_steps for stage, length in this.lengths.items()},
         resume_step=this.first_step(progress.stage) + progress.step,
-        progress_file=control.progress,
-        log_file=control.log,
+        files=ReportFiles(
+            progress=control.progress,
+            log=control.log,
+            steps={stage: length.total_steps for stage, length in this.lengths.items()},
+        ),
     )
 
 

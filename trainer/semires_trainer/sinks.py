@@ -178,7 +178,7 @@ class JsonSink(NullSink):
         *,
         job: str = "",
         attempt: int = 1,
-        rank: int = 0,
+        rank: int | None = 0,
         minimum_level: int = logging.DEBUG,
         interval_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
@@ -274,7 +274,8 @@ def _facts(position: Position) -> dict[str, Any]:
 class TerminalSink(NullSink):
     """One live line per open stage, with the time left for the whole run; what is said scrolls above it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, minimum_level: int = logging.DEBUG) -> None:
+        self._minimum_level = minimum_level
         self._console = Console(file=stream, highlight=False)
         self._progress = Progress(
             SpinnerColumn(),
@@ -314,6 +315,8 @@ class TerminalSink(NullSink):
 
     def event(self, level: int, event: str, message: str, fields: Mapping[str, Any]) -> None:
         """Print the message above the bars; warnings yellow, errors red."""
+        if level < self._minimum_level:
+            return
         shade = "red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
         text = f"[{shade}]{escape(message)}[/]" if shade else escape(message)
         self._console.print(text)

@@ -12,21 +12,21 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
-from semires_trainer.config import Resolved, SemiRESJob, resolve, training_hash
-from semires_trainer.errors import ConfigError, InfrastructureError, SemiresError
+from semires_trainer import __version__, exposition
+from semires_trainer.config import Resolved, SemiRESJob, training_hash
+from semires_trainer.errors import InfrastructureError, SemiresError
 from semires_trainer.identity import claim_output
 from semires_trainer.inputs import local_path
-from semires_trainer.orders import ControlFolder, Orders, attempt_of, control_folder
+from semires_trainer.orders import ControlFolder, Orders, attempt_of
 from semires_trainer.outcome import End, encoded, end_of, outcome_json, read_end, worst
 from semires_trainer.ownership import Ownership
 from semires_trainer.progress_file import read_progress
@@ -34,10 +34,12 @@ from semires_trainer.publisher import Publisher
 from semires_trainer.publishing import Publishing
 from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks, is_one_node
 from semires_trainer.restore import restore
+from semires_trainer.serving import Server, serve
 from semires_trainer.signals import EXIT_CODES, StopRequested
 from semires_trainer.storage import Storage
-from semires_trainer.telemetry import Reporter, open_reporter
+from semires_trainer.telemetry import Reporter, ReportFiles, open_reporter
 from semires_trainer.watchdog import watchdog_of
+from semires_trainer.watched import RunWatch
 
 logger = logging.getLogger(__name__)
 
@@ -146,14 +148,33 @@ class Supervisor:
         self.given = given
         self.stop = stop
         self.attempt = attempt_of(given.resolved.name, given.environment)
-        self.publishing: Publishing | None = None
+        self.watch = RunWatch(control=given.control, attempt=self.described())
         self.reporter: Reporter | None = None
+        self.server: Server | None = None
+
+    @property
+    def publishing(self) -> Publishing | None:
+        """The publisher at work; None before this attempt owns the output, and on nodes that only compute."""
+        return self.watch.publishing
+
+    def described(self) -> exposition.Attempt:
+        """This attempt as the metrics show it."""
+        return exposition.Attempt(
+            job=self.attempt.job,
+            attempt=self.attempt.number,
+            job_uid=self.attempt.job_uid,
+            pod_uid=self.attempt.pod_uid,
+            strategy=self.given.resolved.refinement.strategy,
+            version=__version__,
+            began=time.time(),
+        )
 
     def run(self) -> dict[str, Any]:
         """Everything between the first line of the log and the outcome."""
         end, orders = None, None
         try:
             with self.stop.interrupts():
+                self.open_page()
                 orders = self.prepare()
         except StopRequested as stopped:
             end = End(exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved)
@@ -188,6 +209,7 @@ class Supervisor:
         """From here on older attempts publish nothing more."""
         ownership = Ownership(self.given.storage, self.output, self.attempt)
         self.attempt = ownership.claim()
+        self.watch.attempt = replace(self.watch.attempt, attempt=self.attempt.number)
         publisher = Publisher(
             self.given.storage,
             self.output,
@@ -196,29 +218,31 @@ class Supervisor:
             confirm=ownership.confirm,
             keep_last=self.given.resolved.training.keep_last,
         )
-        self.publishing = Publishing(publisher)
+        self.watch.publishing = Publishing(publisher, on_published=self.watch.on_published)
 
     def train(self, orders: Orders) -> End | None:
         """Start the ranks and stay with them to their end."""
         on_line = None if sys.stderr.isatty() else self.on_line
         ranks = Ranks(self.given.control, self.given.processes, environment=self.given.environment, on_line=on_line)
-        self.stop.ranks = ranks
+        self.stop.ranks = self.watch.ranks = ranks
+        self.watch.stage = "start"
         if self.stop.number:
             ranks.ask_to_stop(self.stop.number)  # a signal that came before `stop` knew the ranks
         try:
-            verdict = self.watch(ranks)
+            verdict = self.stay_with(ranks)
         finally:
             ranks.kill()
             ranks.finish()
         return verdict or self.end_of_ranks(ranks)
 
-    def watch(self, ranks: Ranks) -> End | None:
+    def stay_with(self, ranks: Ranks) -> End | None:
         """Wait for the ranks; an End if they had to be ended."""
         watchdog = watchdog_of(self.given.job.spec.health_policy, self.given.environment, now=time.monotonic())
         stop_until = None
         while ranks.poll() is None:
             time.sleep(LOOK_SECONDS)
             self.start_publishing()
+            self.watch.pass_due_request()
             now = time.monotonic()
             if self.publishing is not None and self.publishing.superseded is not None:
                 return end_of(self.publishing.superseded)
@@ -240,8 +264,9 @@ class Supervisor:
         """Once: on the node where rank 0 is. Which one that is torchrun decides when there are several."""
         if self.publishing is None and self.given.control.rank(0).is_file():
             self.claim_ownership()
-        if self.publishing is not None and not self.publishing.is_started:
-            self.publishing.start()
+        publishing = self.publishing
+        if publishing is not None and not publishing.is_started:
+            publishing.start()
 
     def hung(self, ranks: Ranks, silence: float) -> End:
         """Write down where every rank is, then give up on them."""
@@ -299,6 +324,8 @@ class Supervisor:
         write_termination_message(outcome, self.given.environment)
         if self.reporter is not None:
             self.reporter.close()
+        if self.server is not None:
+            self.server.close()
         return outcome
 
     def publish_rest(self, end: End | None) -> None:
@@ -313,7 +340,7 @@ class Supervisor:
 
     def outcome(self, end: End | None) -> dict[str, Any]:
         """The outcome as it is known now."""
-        entries = self.publishing.counts.entries if self.publishing else ()
+        entries = self.publishing.publisher.entries if self.publishing else ()
         scored = [entry for entry in entries if entry.metric is not None]
         best = max(scored, key=lambda entry: (entry.stage == "train", entry.metric), default=None)
         return outcome_json(
@@ -323,6 +350,12 @@ class Supervisor:
             best_checkpoint=best.as_reference() if best else None,
             last_checkpoint=entries[-1].as_reference() if entries else None,
         )
+
+    def open_page(self) -> None:
+        """Serve progress and metrics from now on, if that was asked for."""
+        if self.given.port is not None:
+            self.server = serve(("::", self.given.port), self.watch)
+            sys.stderr.write(f"Progress is served at port {self.server.port}.\n")
 
     @property
     def output(self) -> str:
@@ -336,20 +369,21 @@ class Supervisor:
 
     def open_log(self) -> None:
         """From here on messages go to the terminal or to the pod's log, and to the attempt's own."""
-        self.reporter = open_reporter(
-            None, job=self.attempt.job, attempt=self.attempt.number, log_file=self.given.control.log
-        )
+        files = ReportFiles(log=self.given.control.log)
+        self.reporter = open_reporter(None, job=self.attempt.job, attempt=self.attempt.number, rank=None, files=files)
 
     def on_line(self, line: str) -> None:
         """A line of the ranks: ours are JSON and in the log already, others become a message there."""
         if line.startswith("{") and line.endswith("}"):
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
         elif line.strip():
             logger.info("%s", line)
 
     def fetch(self) -> dict[str, str]:
         """Local paths of what is not local."""
-        raise NotImplementedError
+        self.watch.stage = "fetch"
+        return {}
 
 
 def results_of(path: Path) -> list[dict[str, Any]]:

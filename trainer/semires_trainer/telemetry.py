@@ -295,14 +295,14 @@ def open_reporter(
     *,
     job: str = "",
     attempt: int = 1,
-    rank: int = 0,
+    rank: int | None = 0,
     phases: Sequence[Phase] = (),
     resume_step: int = 0,
     stream: TextIO | None = None,
     files: ReportFiles | None = None,
 ) -> Reporter:
     """The reporter of this process: bars if `stream` (stderr) is a terminal, else JSON lines; silent but for
-    errors off rank 0.
+    errors off rank 0. The supervisor is no rank: None; on a terminal it leaves all but warnings to rank 0.
 
     output: folder of metrics.jsonl and events/; None writes neither. resume_step: step of the checkpoint a
     run goes on from; what was logged beyond it is dropped. Logging and warnings are routed into the reporter
@@ -310,15 +310,16 @@ def open_reporter(
     """
     target, files = sys.stderr if stream is None else stream, files or ReportFiles()
     identity: dict[str, Any] = {"job": job, "attempt": attempt, "rank": rank}
-    level = logging.INFO if rank == 0 else logging.WARNING
+    level = logging.WARNING if rank else logging.INFO
     others: list[Sink] = []
     if files.log is not None:
         others.append(LogFileSink(files.log, minimum_level=level, **identity))
-    if rank != 0:
+    if rank:
         silent = JsonSink(target, minimum_level=logging.ERROR, **identity)
         reporter = Reporter(TeeSink(silent, *others))
     else:
-        shown: Sink = TerminalSink(target) if target.isatty() else JsonSink(target, **identity)
+        said = logging.INFO if rank == 0 else logging.WARNING
+        shown: Sink = TerminalSink(target, minimum_level=said) if target.isatty() else JsonSink(target, **identity)
         if files.progress is not None:
             others.append(ProgressSink(files.progress, steps=files.steps, resume_step=resume_step))
         metrics = None if output is None else MetricsLog(output, resume_step=resume_step)

@@ -1,6 +1,6 @@
 """A process that ends with its parent: after SIGKILL of a supervisor no rank goes on writing.
 
-    python -m semires_trainer.tether MODULE ARGUMENTS...      # `python -m MODULE ARGUMENTS...`, tethered
+python -m semires_trainer.tether MODULE ARGUMENTS...      # `python -m MODULE ARGUMENTS...`, tethered
 """
 
 from __future__ import annotations

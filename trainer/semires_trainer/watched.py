@@ -27,6 +27,8 @@ class RunWatch:
     requests: CheckpointRequests = field(default_factory=CheckpointRequests)
     passed: int = 0
     """Requests for a checkpoint that were passed on to the ranks."""
+    passed_at: float = 0.0
+    """When the last one was, seconds since 1970."""
 
     def progress(self) -> dict[str, Any]:
         """The document of /progress."""
@@ -63,13 +65,15 @@ class RunWatch:
         if self.requests.take_due():
             self._pass()
 
-    def answered(self) -> None:
-        """A checkpoint was published."""
-        withdraw_request(self.control.checkpoint_request)
-        self.requests.published()
+    def on_published(self, saved_at: float) -> None:
+        """A checkpoint was published: it answers the last request if it was saved after that."""
+        if saved_at >= self.passed_at:
+            withdraw_request(self.control.checkpoint_request)
+            self.requests.published()
 
     def _pass(self) -> None:
         self.passed += 1
+        self.passed_at = time.time()
         pass_request(self.control.checkpoint_request, self.passed)
 
     def _scene(self) -> Scene:
