@@ -227,7 +227,7 @@ def entry_of(folder: Path, *, uri: str, models: dict[str, str]) -> Entry:
         sha256=file_sha256(folder / MANIFEST),
         bytes=sum(int(wanted["bytes"]) for wanted in manifest.values()),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        milestone=bool(state["milestone"]),
+        milestone=bool(state.get("milestone", False)),
         models=models,
     )
 
