@@ -21,9 +21,10 @@ from semires_trainer.config import parse_job
 from semires_trainer.distributed import device_of
 from semires_trainer.errors import ConfigError, DivergedError, GpuMemoryError, InfrastructureError
 from semires_trainer.launch import run
-from semires_trainer.outcome import read_outcome
+from semires_trainer.orders import Attempt, ControlFolder, Orders
+from semires_trainer.outcome import read_end
 from semires_trainer.rank import main as rank_main
-from semires_trainer.run import gpu_memory_errors
+from semires_trainer.run import gpu_memory_errors, run_here
 from semires_trainer.signals import StopFlag, stop_on_signals
 
 
@@ -83,21 +84,28 @@ def test_a_signal_leaves_a_usable_checkpoint(
     assert json.loads((newest / "state.json").read_text())["step"] > harness.STEPS_PER_EPOCH
 
 
-def test_a_rank_leaves_its_outcome_for_the_program_that_started_torchrun(
-    data: Path, output: Path, harness: ModuleType
-) -> None:
+def test_a_rank_leaves_its_end_for_the_supervisor(data: Path, output: Path, harness: ModuleType) -> None:
     document = harness.changed(harness.document_of(data, output), dataset__annotations=str(data / "absent"))
-    output.mkdir()
-    manifest = output / "manifest.json"
-    manifest.write_text(json.dumps(document))
+    control = ControlFolder(output / ".run")
+    control.clear()
+    orders = Orders(
+        job=document,
+        places={},
+        work=str(output),
+        identity="x",
+        stages=("train",),
+        attempt=Attempt(job="tiny", number=1),
+    )
+    orders.write(control.orders)
 
-    code = rank_main([str(manifest), "--stages", "train"])
+    code = rank_main([str(control.orders)])
 
-    outcome = read_outcome(output)
-    assert outcome is not None
-    assert code == outcome.exit_code == 3
-    assert "absent" in outcome.message
-    assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "outcome.json"]
+    end = read_end(control.failure(0))
+    assert end is not None
+    assert code == end.exit_code == 3
+    assert end.reason == "DataInvalid"
+    assert "absent" in end.message
+    assert json.loads(control.rank(0).read_text()) == {"rank": 0, "pid": os.getpid()}
 
 
 @pytest.mark.parametrize("policy", ["Stop", "Skip", "RollBack"])
@@ -108,7 +116,7 @@ def test_a_run_that_diverges_ends_with_exit_code_4(
     document = harness.document_of(data, output, learningRate="1000000", nanPolicy=policy, nanLimit=2)
 
     with pytest.raises(DivergedError, match="is not finite") as diverged:
-        run(parse_job(document))
+        run_here(parse_job(document))
 
     assert diverged.value.exit_code == 4
 
@@ -121,11 +129,11 @@ def test_a_run_that_diverges_ends_with_exit_code_4(
         ),
         pytest.param({"training__microBatch": 1}, 1, ConfigError, r"microBatch: .* Use at least 2", id="micro-batch"),
         pytest.param(
-            {"output": "s3://bucket/run"},
+            {"storage": {"endpoint": "lab"}},
             1,
             ConfigError,
-            r"spec\.output: .* local folder, got s3://bucket/run\. Give a path",
-            id="s3",
+            r"spec\.storage\.endpoint: the endpoint 'lab' is not known here; known: none\. .*--endpoint lab=https",
+            id="endpoint",
         ),
     ],
 )
