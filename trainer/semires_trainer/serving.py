@@ -33,6 +33,8 @@ MAX_PASSED_OVER_BYTES = 1024 * 1024
 SILENCE_SECONDS = 5.0
 REQUEST_SECONDS = 10.0
 """Longest time of a whole request: a client that sends a byte now and then is never silent."""
+POLL_SECONDS = 0.1
+"""Between looks for clients that take too long, and for the end."""
 YIELD_SECONDS = 1.0
 """While all connections are taken, one as old as this gives way to a new one."""
 UNREAD = {
@@ -65,7 +67,9 @@ class Server:
 
     def __init__(self, address: tuple[str, int], source: Watched) -> None:
         self._server = _HTTPServer(address, source)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_SECONDS,), name="http", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -139,7 +143,7 @@ class _HTTPServer(socketserver.ThreadingTCPServer):
                 self._open.pop(request, None)
 
     def service_actions(self) -> None:
-        """Twice a second: cut off whoever takes too long."""
+        """Each POLL_SECONDS: cut off whoever takes too long."""
         with self._lock:
             self._cut_off(older_than=REQUEST_SECONDS, at_most=MAX_CONNECTIONS)
 
