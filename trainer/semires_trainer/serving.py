@@ -226,13 +226,19 @@ class _Handler(BaseHTTPRequestHandler):
             status, kind, content = self._answer()
         except _Refused as refused:
             self._refuse(refused.status, str(refused))
-        except Exception:
-            logger.exception("%s %s could not be answered.", self.command, self.path[:100])
-            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log of the run")
         else:
             self._send(status, kind, content)
 
     def _answer(self) -> tuple[HTTPStatus, str, bytes]:
+        try:
+            return self._answer_of_source()
+        except _Refused:
+            raise
+        except Exception as error:
+            logger.exception("%s %s could not be answered.", self.command, self.path[:100])
+            raise _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log of the run") from error
+
+    def _answer_of_source(self) -> tuple[HTTPStatus, str, bytes]:
         source, path = cast("_HTTPServer", self.server).source, self.path.partition("?")[0]
         answers = {"/progress": source.progress, "/healthz": source.health, "/checkpoint": source.request_checkpoint}
         if path != "/metrics" and path not in answers:
@@ -257,7 +263,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
         if len(length) > 9 or int(length) > MAX_BODY_BYTES:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have {MAX_BODY_BYTES} bytes")
-        self.rfile.read(int(length))
+        if len(self.rfile.read(int(length))) < int(length):
+            raise _Refused(HTTPStatus.BAD_REQUEST, "the body ends early")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._send(status, "application/json", json.dumps({"error": message}).encode())

@@ -146,10 +146,14 @@ def test_what_is_refused_is_refused_as_json(
 
 
 def test_a_refused_body_may_be_sent_to_its_end(server: Server) -> None:
-    """The answer must not be lost in a reset connection."""
-    found = ask(server, "POST", "/checkpoint", body=b"x" * 500_000)
+    """A client that first sends all would else see a reset connection instead of the answer."""
+    with socket.create_connection((HOST, server.port), timeout=10) as connection:
+        connection.sendall(b"POST /checkpoint HTTP/1.1\r\nContent-Length: 900000\r\n\r\n")
+        answer = connection.recv(100)
+        for _ in range(9):
+            connection.sendall(b"x" * 100_000)
 
-    assert found.status == 413
+    assert answer.startswith(b"HTTP/1.0 413 ")
 
 
 def test_405_names_what_is_allowed(server: Server) -> None:
@@ -178,6 +182,28 @@ def test_nonsense_does_no_harm(server: Server, data: bytes) -> None:
     assert ask(server, "GET", "/metrics").status == 200
 
 
+def test_a_body_that_ends_early_asks_for_nothing(server: Server, source: Source) -> None:
+    with socket.create_connection((HOST, server.port), timeout=10) as connection:
+        connection.sendall(b"POST /checkpoint HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf")
+        connection.shutdown(socket.SHUT_WR)
+
+        assert connection.recv(100).startswith(b"HTTP/1.0 400 ")
+
+    assert source.requests == 0
+
+
+def test_a_client_that_falls_silent_is_no_error(
+    server: Server, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving._Handler, "timeout", 0.05)
+    with socket.create_connection((HOST, server.port), timeout=10) as connection:
+        connection.sendall(b"POST /checkpoint HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf")
+
+        assert connection.recv(100) == b""
+
+    assert (source.requests, caplog.text) == (0, "")
+
+
 def stalled(server: Server, number: int, stack: ExitStack) -> list[socket.socket]:
     """Clients that begin a request and do not end it."""
     clients = [stack.enter_context(socket.create_connection((HOST, server.port), timeout=10)) for _ in range(number)]
@@ -204,6 +230,7 @@ def test_connections_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch
 
 def test_a_request_that_takes_too_long_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(serving._Handler, "timeout", 60.0)
     with ExitStack() as stack:
         (client,) = stalled(server, 1, stack)
 
