@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from semires_trainer.atomic import file_sha256
-from semires_trainer.checkpoint_folders import newest_valid
+from semires_trainer.checkpoint_folders import newest_valid, number_of
 from semires_trainer.orders import ControlFolder
 from semires_trainer.progress_file import ProgressReport, read_progress
 
@@ -64,6 +66,15 @@ class Program:
     def kill_rank(self, rank: int) -> None:
         """SIGKILL one rank."""
         os.kill(self.rank_pid(rank), signal.SIGKILL)
+
+    def send(self, target: str, number: int) -> None:
+        """A signal to "supervisor", "torchrun" (what the supervisor started), "rank" or "rank-1"."""
+        if target == "supervisor":
+            self.process.send_signal(number)
+        elif target == "torchrun":
+            os.kill(parent_of(self.rank_pid(0)), number)
+        else:
+            os.kill(self.rank_pid(int(target.partition("-")[2] or "0")), number)
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
@@ -114,6 +125,46 @@ def run_to_end(document: Mapping[str, Any], folder: Path, *options: str, **keywo
     with started(document, folder, *options, **keywords) as program:
         assert program.end() == 0, program.text()[-4000:]
         return program
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a process, from /proc."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
+def saved_steps(work: Path) -> int:
+    """Optimizer steps in the newest valid checkpoint; 0 if there is none."""
+    newest = newest_valid(work / "checkpoints")
+    return number_of(newest) if newest is not None else 0
+
+
+def port_of(program: Program) -> int:
+    """Where it serves its progress."""
+    found = re.search(r"served at port (\d+)", program.text())
+    assert found is not None, program.text()
+    return int(found[1])
+
+
+def get(program: Program, name: str) -> dict[str, Any]:
+    """A JSON document that the supervisor serves."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port_of(program)}/{name}", timeout=5) as answer:
+        document: dict[str, Any] = json.loads(answer.read())
+    return document
+
+
+def post(program: Program, name: str) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of a POST without a body."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port_of(program)}/{name}", method="POST")
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return answer.status, json.loads(answer.read())
 
 
 def has_ranks(program: Program, count: int) -> bool:

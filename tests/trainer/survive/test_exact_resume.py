@@ -15,7 +15,9 @@ LOST = 150
 Document = Callable[..., dict[str, Any]]
 
 
-def reference(programs: ModuleType, document_of: Document, folder: Path, processes: int) -> tuple[dict[str, Any], float]:
+def reference(
+    programs: ModuleType, document_of: Document, folder: Path, processes: int
+) -> tuple[dict[str, Any], float]:
     """What an uninterrupted run leaves, and the seconds between its ranks' start and its end."""
     output = folder / "reference"
     with programs.started(document_of(output), folder, "--nproc", str(processes)) as program:
@@ -55,10 +57,7 @@ def test_killed_in_proposals_a_save_an_evaluation_and_an_epoch(
     [
         pytest.param(2, 2, 0, id="2-ranks"),
         pytest.param(4, 1, 1, id="4-ranks"),
-        *(
-            pytest.param([1, 2, 4][run % 3], 5, 100 + run, id=f"run-{run}", marks=pytest.mark.long)
-            for run in range(20)
-        ),
+        *(pytest.param([1, 2, 4][run % 3], 5, 100 + run, id=f"run-{run}", marks=pytest.mark.long) for run in range(20)),
     ],
 )
 @pytest.mark.timeout(1800)
