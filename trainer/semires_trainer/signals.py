@@ -14,12 +14,15 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopRequested(Exception):
-    """The run stopped on request; `saved` is a sentence about what was saved."""
+    """The run stopped on request; `saved` is a sentence about what was saved, `saved_step` the number of the newest
+    valid checkpoint where training was stopped (None: there is none, or it was not training).
+    """
 
-    def __init__(self, exit_code: int, saved: str) -> None:
+    def __init__(self, exit_code: int, saved: str, *, saved_step: int | None = None) -> None:
         super().__init__(f"Stopped on request. {saved}")
         self.exit_code = exit_code
         self.saved = saved
+        self.saved_step = saved_step
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from semires_trainer.checkpoint import TrainingState, load_checkpoint, optimizer_tensors, save_checkpoint
+from semires_trainer.checkpoint import TrainingState, contents_of, load_checkpoint, optimizer_tensors, save_checkpoint
 from semires_trainer.checkpoint_folders import (
     Progress,
     Summary,
@@ -60,6 +60,10 @@ def state_after(steps: int, *, seed: int = 0, width: int = 4, identity: str = "o
     )
 
 
+def save(root: Path, state: TrainingState, *, number: int) -> Path:
+    return save_checkpoint(root, contents_of(state), number=number)
+
+
 def assert_same(first: TrainingState, second: TrainingState) -> None:
     assert first.teacher is not None
     assert second.teacher is not None
@@ -77,14 +81,14 @@ def test_what_is_saved_is_loaded_exactly(tmp_path: Path) -> None:
     saved, loaded = state_after(3), state_after(0, seed=1)
     loaded.progress = Progress(stage="train")
 
-    load_checkpoint(save_checkpoint(tmp_path, saved, number=7), loaded)
+    load_checkpoint(save(tmp_path, saved, number=7), loaded)
 
     assert_same(saved, loaded)
 
 
 def test_an_optimizer_continues_exactly(tmp_path: Path) -> None:
     saved, loaded = state_after(3), state_after(0, seed=1)
-    load_checkpoint(save_checkpoint(tmp_path, saved, number=7), loaded)
+    load_checkpoint(save(tmp_path, saved, number=7), loaded)
     picture = torch.randn(2, 1, 8, 8)
     for state in (saved, loaded):
         state.optimizer.zero_grad()
@@ -95,7 +99,7 @@ def test_an_optimizer_continues_exactly(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_tells_what_a_ledger_needs_without_torch(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state_after(1), number=107)
+    folder = save(tmp_path, state_after(1), number=107)
 
     assert read_summary(folder) == Summary(
         number=107, stage="train", step=7, epoch=2, best_oiou=12.5, oiou=12.5, finished=False
@@ -106,7 +110,7 @@ def test_burn_in_has_no_teacher(tmp_path: Path) -> None:
     state = state_after(1)
     state.teacher = None
 
-    folder = save_checkpoint(tmp_path, state, number=1)
+    folder = save(tmp_path, state, number=1)
 
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json",
@@ -121,7 +125,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints 6 and 7, shared: written once, because each write waits for the disk."""
     root = tmp_path_factory.mktemp("pristine")
     for number in (6, 7):
-        save_checkpoint(root, state_after(number), number=number)
+        save(root, state_after(number), number=number)
     return root
 
 
@@ -180,7 +184,7 @@ def test_other_folders_are_no_checkpoints(pair: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused_naming_both(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state_after(1, identity="a" * 64), number=6)
+    folder = save(tmp_path, state_after(1, identity="a" * 64), number=6)
 
     with pytest.raises(WeightsError, match=r"another training configuration \(a{12}, this one is b{12}\)"):
         load_checkpoint(folder, state_after(0, identity="b" * 64))
@@ -196,7 +200,7 @@ def test_a_checkpoint_of_another_version_is_refused(pair: Path) -> None:
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state_after(1, width=4), number=6)
+    folder = save(tmp_path, state_after(1, width=4), number=6)
 
     with pytest.raises(WeightsError, match=r"step-00000006 does not fit this model.*empty output") as refused:
         load_checkpoint(folder, state_after(0, width=5))
@@ -207,10 +211,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
 
 def test_a_checkpoint_that_holds_this_progress_is_kept_as_it_is(tmp_path: Path) -> None:
     state = state_after(1)
-    folder = save_checkpoint(tmp_path, state, number=6)
+    folder = save(tmp_path, state, number=6)
     written = (folder / "student.safetensors").stat().st_mtime_ns
 
-    save_checkpoint(tmp_path, state, number=6)
+    save(tmp_path, state, number=6)
 
     assert (folder / "student.safetensors").stat().st_mtime_ns == written
 
@@ -218,10 +222,10 @@ def test_a_checkpoint_that_holds_this_progress_is_kept_as_it_is(tmp_path: Path) 
 def test_a_checkpoint_of_the_same_step_is_replaced_when_more_is_known(tmp_path: Path) -> None:
     """Saved at an epoch end, then again after its evaluation."""
     state = state_after(1)
-    save_checkpoint(tmp_path, state, number=6)
+    save(tmp_path, state, number=6)
     state.progress = replace(PROGRESS, finished=True)
 
-    folder = save_checkpoint(tmp_path, state, number=6)
+    folder = save(tmp_path, state, number=6)
 
     assert read_progress(folder, identity="one").finished
     assert checkpoints_of(tmp_path) == [folder]
@@ -233,7 +237,7 @@ def test_a_replacement_that_was_cut_short_leaves_the_old_one_usable(pair: Path) 
 
     assert newest_valid(pair) == aside
 
-    again = save_checkpoint(pair, state_after(1), number=7)
+    again = save(pair, state_after(1), number=7)
     assert checkpoints_of(pair) == [older, again]
 
 
@@ -242,7 +246,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     state.progress = replace(PROGRESS, best_oiou=object())  # type: ignore[arg-type]
 
     with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, state, number=6)
+        save(tmp_path, state, number=6)
 
     assert list(tmp_path.iterdir()) == []
 
