@@ -48,7 +48,8 @@ class CheckpointKeeper:
 
     def save(self, state: TrainingState) -> None:
         """Begin to write a checkpoint; for rank 0. A failure is told later and training goes on."""
-        self._writer.save(state, self._number_of(state))
+        with self._reporter.waiting("checkpoint_stall_seconds"):
+            self._writer.save(state, self._number_of(state))
 
     def settle(self) -> None:
         """Tell what became of the last one, if it has ended."""
@@ -89,8 +90,9 @@ class CheckpointKeeper:
         return self._first_step + state.progress.step
 
     def _save_and_wait(self, state: TrainingState) -> Saved:
-        self._writer.save(state, self._number_of(state))
-        self._writer.flush()
+        with self._reporter.waiting("checkpoint_stall_seconds"):
+            self._writer.save(state, self._number_of(state))
+            self._writer.flush()
         stage, step = state.progress.stage, state.progress.step
         if self._writer.error is None:
             sentence = f"Checkpoint of {stage} step {step} is in {self._root}; start again to go on."

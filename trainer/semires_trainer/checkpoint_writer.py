@@ -97,6 +97,8 @@ class CheckpointWriter:
         self._last = under_way.result()
         if self._last.error is not None:
             self.failures += 1
+            # Here, not on the thread: a reporter's sinks belong to the caller's.
+            logger.debug("Writing %s failed.", self._last.folder, exc_info=self._last.error)
         self._tell(self._last)
 
     def close(self) -> None:
@@ -138,7 +140,6 @@ def _failure_of(act: Callable[[], None], root: Path) -> InfrastructureError | No
         kind = type(found) if isinstance(found, InfrastructureError) else InfrastructureError
         return _caused(kind(found.message, remedy=FREE_SPACE), error)
     except Exception as error:
-        logger.exception("Writing a checkpoint failed in an unexpected way. Please report it.")
         return _caused(InfrastructureError(f"{type(error).__name__}: {error}", remedy="Please report it"), error)
     return None
 

@@ -1,18 +1,21 @@
-"""Whose output folder this is: `run.json` ties it to what is trained, so two runs never mix their checkpoints."""
+"""Whose output this is: `run.json` ties it to what is trained, so two runs never mix their checkpoints."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
+import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from semires_trainer import atomic
 from semires_trainer.config import Resolved, resolved_to_dict, training_hash
-from semires_trainer.errors import ConfigError
+from semires_trainer.errors import ConfigError, SemiresError
+from semires_trainer.storage import Storage
+from semires_trainer.storage.failures import NoSuchKey
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -21,49 +24,92 @@ TRAINED = ("checkpoints", "burn-in", "model")
 LIBRARIES = ("semires", "torch", "torchvision", "timm", "transformers", "pycocotools", "numpy")
 
 
-def claim_output(output: Path, resolved: Resolved) -> str:
-    """Write `run.json` if the folder has none, else check that it is this run's; returns the identity.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunIdentity:
+    """What `run.json` says."""
+
+    identity: str
+    """Hash of the sections that determine what is trained."""
+    run_id: str
+    """Of this output since it was first used: another one means that it was emptied meanwhile."""
+    etag: str
+    """Names the record's content at the server."""
+
+
+def claim_output(storage: Storage, output: str, resolved: Resolved, *, job_uid: str = "") -> RunIdentity:
+    """Write `run.json` if the output has none, else check that it is this run's.
 
     A record without anything trained beside it is that of a start that failed, and is replaced. Raises ConfigError
-    if the folder belongs to a run that trains something else.
+    if the output belongs to a run that trains something else; of two runs that start at once one gets it.
     """
-    identity = training_hash(resolved)
-    path = output / RUN_FILE
-    check_output(output, identity)
-    if not path.exists() or read_identity(path) != identity:
-        atomic.write_json(path, run_record(resolved, identity))
-    return identity
+    identity, uri = training_hash(resolved), _record_uri(output)
+    found = check_output(storage, output, identity)
+    if found is not None and found.identity == identity:
+        return found
+    run_id = uuid.uuid4().hex
+    data = json.dumps(run_record(resolved, identity, run_id=run_id, job_uid=job_uid), indent=2, allow_nan=False)
+    content = data.encode() + b"\n"
+    written = storage.compare_and_swap(uri, content, etag=found.etag) if found else storage.put_if_absent(uri, content)
+    if written is not None:
+        return RunIdentity(identity=identity, run_id=run_id, etag=written)
+    winner = read_identity(storage, output)
+    if winner is None or winner.identity != identity:
+        raise _other_run(output, winner.identity if winner else "?", identity)
+    return winner
 
 
-def check_output(output: Path, identity: str) -> None:
-    """ConfigError if the folder holds something trained by another run, or a record that can't be read."""
-    path = output / RUN_FILE
-    found = read_identity(path) if path.exists() else identity
-    if found != identity and any((output / name).exists() for name in TRAINED):
-        raise ConfigError(
-            f"{output} holds the run {found[:12]}, but this manifest trains {identity[:12]} "
-            f"(compare `resolved` in {path} with `semires plan`)",
-            field="spec.output",
-            remedy="Choose another output, or restore the manifest the run was started with",
-        )
+def check_output(storage: Storage, output: str, identity: str) -> RunIdentity | None:
+    """The record of the output, None if it has none.
+
+    ConfigError if the output holds something trained by another run, or a record that can't be read.
+    """
+    found = read_identity(storage, output)
+    if found is not None and found.identity != identity and holds_training(storage, output):
+        raise _other_run(output, found.identity, identity)
+    return found
 
 
-def read_identity(path: Path) -> str:
-    """The identity in a `run.json`; ConfigError if the file is not one."""
+def holds_training(storage: Storage, output: str) -> bool:
+    """Whether a run has left anything trained in the output."""
+    return any(next(iter(storage.list(f"{output.rstrip('/')}/{name}")), None) is not None for name in TRAINED)
+
+
+def read_identity(storage: Storage, output: str) -> RunIdentity | None:
+    """What `run.json` of an output says, None if there is none; ConfigError if it is no such record."""
+    uri = _record_uri(output)
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["identity"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        blob = storage.read_bytes(uri)
+        record = json.loads(blob.data)
+        return RunIdentity(identity=str(record["identity"]), run_id=str(record["runId"]), etag=blob.etag)
+    except NoSuchKey:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path} cannot be read as a run's record ({error})", remedy="Choose another output"
+            f"{uri} cannot be read as a run's record ({error})", remedy="Choose another output"
         ) from error
 
 
-def run_record(resolved: Resolved, identity: str) -> dict[str, Any]:
+def _record_uri(output: str) -> str:
+    return f"{output.rstrip('/')}/{RUN_FILE}"
+
+
+def _other_run(output: str, found: str, identity: str) -> SemiresError:
+    return ConfigError(
+        f"{output} holds the run {found[:12]}, but this manifest trains {identity[:12]} "
+        f"(compare `resolved` in {_record_uri(output)} with `semires plan`)",
+        field="spec.output",
+        remedy="Choose another output, or restore the manifest the run was started with",
+    )
+
+
+def run_record(resolved: Resolved, identity: str, *, run_id: str, job_uid: str) -> dict[str, Any]:
     """What `run.json` holds: identity, resolved configuration, and everything needed to repeat the run."""
     return {
         "schemaVersion": SCHEMA_VERSION,
         "job": resolved.name,
+        "jobUid": job_uid,
         "identity": identity,
+        "runId": run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "gitRevision": git_revision(),
         "python": platform.python_version(),

@@ -1,79 +1,88 @@
-"""`semires run`: from a manifest to a trained, evaluated model; in this process, or in several started by torchrun.
-
-Torch is imported only where this process trains: the one that waits for torchrun stays small.
-"""
+"""`semires run`: from a manifest to a trained, evaluated model, by a supervisor and the ranks it starts."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from semires_trainer import atomic
 from semires_trainer.config import SemiRESJob, resolve
-from semires_trainer.errors import InfrastructureError
-from semires_trainer.inputs import local_path
-from semires_trainer.outcome import clear_outcome, read_outcome
+from semires_trainer.connection import storage_settings
+from semires_trainer.errors import ConfigError
+from semires_trainer.orders import control_folder
 from semires_trainer.results import Results, read_results
 from semires_trainer.schedule import check_batches
-from semires_trainer.signals import EXIT_CODES, StopRequested, stop_on_signals
+from semires_trainer.signals import EXIT_CODES, StopRequested
+from semires_trainer.storage import Storage
+from semires_trainer.supervisor import Supervision, cache_folder, supervise, work_folder
 
 STAGES = ("propose", "train", "evaluate")
-SHUTDOWN_SECONDS = 120
-"""A rank that was asked to stop may take this long for its step and its checkpoint; torchrun's default is 30."""
 
 
-def run(job: SemiRESJob, *, nproc: int = 1, stages: Sequence[str] = STAGES) -> Results | None:
-    """Run `stages` of a job on `nproc` processes of this machine; returns the results if it evaluated.
-
-    Raises SemiresError for what a user can mend (LaunchedRunFailed if one of several processes found it), and
-    StopRequested after a requested stop.
-    """
-    resolved = resolve(job)
-    output = local_path(resolved.output)
-    check_batches(resolved.training, processes=nproc)
-    if nproc > 1:
-        launch(job, output, nproc=nproc, stages=stages)
-    else:
-        from semires_trainer.run import run_rank
-
-        run_rank(resolved, stages=stages)
-    return read_results(output / "results.json") if "evaluate" in stages else None
-
-
-def launch(job: SemiRESJob, output: Path, *, nproc: int, stages: Sequence[str]) -> None:
-    """Start `nproc` ranks with torchrun and wait; raises StopRequested or LaunchedRunFailed as a rank says."""
-    output.mkdir(parents=True, exist_ok=True)
-    clear_outcome(output)
-    manifest = output / "manifest.json"
-    # Only what was given: some checks ask whether a field was, as optimizedTextLayers of a small text encoder.
-    atomic.write_text(manifest, job.model_dump_json(by_alias=True, exclude_unset=True) + "\n")
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"),
-        f"--shutdown-timeout={SHUTDOWN_SECONDS}",
-        *("-m", "semires_trainer.rank", str(manifest), "--stages", ",".join(stages)),
-    ]
-    # In a session of its own a terminal's Ctrl-C reaches it once, through us, like every other signal.
-    process = subprocess.Popen(command, start_new_session=True)
-    with stop_on_signals(forward_to=process.pid):
-        code = process.wait()
-    if code == 0:
-        return
-    outcome = read_outcome(output)
-    if outcome is None:
-        raise InfrastructureError(
-            f"a rank was lost: torchrun ended with exit code {code} and left no outcome",
-            remedy="Look at the messages above; start again to go on from the last checkpoint",
-        )
-    if outcome.exit_code in EXIT_CODES.values():
-        raise StopRequested(outcome.exit_code, outcome.message)
-    raise LaunchedRunFailed(outcome.message, exit_code=outcome.exit_code)
-
-
-class LaunchedRunFailed(Exception):
-    """A run of several processes ended as one of them says."""
+class RunFailed(Exception):
+    """A run ended as one of its processes says."""
 
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def run(
+    job: SemiRESJob,
+    *,
+    nproc: int = 1,
+    stages: Sequence[str] = STAGES,
+    endpoints: Mapping[str, str] | None = None,
+    port: int | None = None,
+) -> Results | None:
+    """Run `stages` of a job on `nproc` processes of this machine; returns the results if it evaluated.
+
+    Raises ConfigError for what can be known before anything is written, RunFailed, and StopRequested after a
+    requested stop.
+    """
+    given = supervision_of(job, processes=str(nproc), stages=stages, endpoints=endpoints or {}, port=port)
+    with given.storage:
+        outcome = supervise(given)
+    raise_unless_done(outcome)
+    return read_results(given.work / "results.json") if "evaluate" in stages else None
+
+
+def supervision_of(
+    job: SemiRESJob, *, processes: str, stages: Sequence[str], endpoints: Mapping[str, str], port: int | None
+) -> Supervision:
+    """Everything that a supervisor needs, checked as far as it can be without opening anything."""
+    resolved, environment = resolve(job), dict(os.environ)
+    if processes.isdecimal():
+        check_batches(resolved.training, processes=int(processes) * nodes_of(environment))
+    work = work_folder(resolved, cache_folder(environment))
+    return Supervision(
+        job=job,
+        resolved=resolved,
+        processes=processes,
+        stages=tuple(stages),
+        environment=environment,
+        storage=Storage(storage_settings(job.spec.storage, endpoints, environment)),
+        work=work,
+        control=control_folder(work, environment),
+        port=port,
+    )
+
+
+def nodes_of(environment: Mapping[str, str]) -> int:
+    """Nodes of this run, as PyTorchJob's variable says; ConfigError if their number is not fixed."""
+    text = environment.get("PET_NNODES") or "1"
+    least, _, most = text.partition(":")
+    if not least.isdecimal() or most not in ("", least):
+        raise ConfigError(
+            f"a run has a fixed number of nodes, got {text!r}", field="PET_NNODES", remedy="Set minimum = maximum"
+        )
+    return int(least)
+
+
+def raise_unless_done(outcome: Mapping[str, Any]) -> None:
+    """RunFailed or StopRequested, as the outcome says."""
+    code = int(outcome["exitCode"])
+    if code in EXIT_CODES.values() and "stopped" in outcome:
+        raise StopRequested(code, outcome["stopped"]["message"])
+    if code:
+        raise RunFailed(outcome["error"]["message"], exit_code=code)

@@ -1,37 +1,107 @@
-"""How a run of several processes ended: torchrun turns every failure into exit code 1, this file tells which it was."""
+"""How a run ended, for people and programs: a JSON object of at most 4 KiB.
+
+A rank that fails leaves its own (`end-<rank>.json`); the supervisor makes one of them and of what it saw itself.
+It goes to the output as `outcome-a<N>.json`, and into the pod's termination message.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from semires_trainer import atomic
+from semires_trainer.errors import SemiresError
+from semires_trainer.orders import Attempt
 
-OUTCOME_FILE = "outcome.json"
+SCHEMA_VERSION = 1
+LONGEST_BYTES = 4096
+"""What Kubernetes keeps of a termination message."""
+LONGEST_MESSAGE = 1500
+BUG = "Unexpected"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """The end of a run that was not a success."""
+class End:
+    """How a rank ended, unless it did all it was told."""
 
-    message: str
-    """One line for the user."""
     exit_code: int
     """Exit code of the design."""
+    reason: str
+    """A word for programs."""
+    message: str
+    """One line for people."""
+    field: str = ""
+    """The field of the manifest to change."""
+    micro_batch: int | None = None
+    """The micro-batch that would fit, after GPU memory was exhausted."""
+    saved_step: int | None = None
+    """Steps of the run that the last checkpoint holds, after a stop."""
 
 
-def write_outcome(output: Path, outcome: Outcome) -> None:
-    """Leave the outcome in the output folder."""
-    atomic.write_json(output / OUTCOME_FILE, asdict(outcome))
+def end_of(error: SemiresError) -> End:
+    """The end that an error is."""
+    return End(
+        exit_code=error.exit_code,
+        reason=error.reason,
+        message=str(error),
+        field=error.field,
+        micro_batch=getattr(error, "micro_batch", None),
+    )
 
 
-def read_outcome(output: Path) -> Outcome | None:
-    """The outcome that a rank left; None if none could."""
-    path = output / OUTCOME_FILE
-    return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+def write_end(path: Path, end: End) -> None:
+    """Leave an end for the supervisor."""
+    atomic.write_json(path, asdict(end))
 
 
-def clear_outcome(output: Path) -> None:
-    """Forget the outcome of an earlier start."""
-    (output / OUTCOME_FILE).unlink(missing_ok=True)
+def read_end(path: Path) -> End | None:
+    """The end a rank left; None if it left none."""
+    return End(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def worst(ends: Iterable[End]) -> End | None:
+    """The end that tells most: an error of the user's before a stop, a stop before a bug, a lost peer last."""
+
+    def order(end: End) -> tuple[bool, bool, bool]:
+        return end.exit_code == 150, end.reason == BUG, end.exit_code in (130, 143)
+
+    return min(ends, key=order, default=None)
+
+
+def outcome_json(
+    attempt: Attempt,
+    end: End | None,
+    *,
+    results: Iterable[dict[str, Any]] = (),
+    best_checkpoint: dict[str, Any] | None = None,
+    last_checkpoint: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The outcome; `end` None is success. Results and long messages give way if it gets too long."""
+    outcome: dict[str, Any] = {
+        "schemaVersion": SCHEMA_VERSION,
+        "job": attempt.job,
+        "jobUid": attempt.job_uid,
+        "attempt": attempt.number,
+        "podUid": attempt.pod_uid,
+        "exitCode": end.exit_code if end else 0,
+        "results": list(results),
+        "bestCheckpoint": best_checkpoint,
+        "lastCheckpoint": last_checkpoint,
+    }
+    if end and end.exit_code in (130, 143):
+        outcome["stopped"] = {"message": end.message[:LONGEST_MESSAGE], "savedStep": end.saved_step}
+    elif end:
+        outcome["error"] = {"reason": end.reason, "message": end.message[:LONGEST_MESSAGE], "field": end.field}
+        if end.micro_batch is not None:
+            outcome["error"]["microBatch"] = end.micro_batch
+    while len(encoded(outcome)) > LONGEST_BYTES and outcome["results"]:
+        outcome["results"].pop()
+    return outcome
+
+
+def encoded(outcome: dict[str, Any]) -> bytes:
+    """The outcome in bytes."""
+    return json.dumps(outcome, separators=(",", ":"), allow_nan=False).encode()

@@ -16,7 +16,7 @@ from semires_trainer.data.records import Dataset, Ref
 from semires_trainer.data.splits import LabeledSplit, split_labeled
 from semires_trainer.errors import DataError, SemiresError
 from semires_trainer.identity import check_output
-from semires_trainer.inputs import REMOTE, input_uris, missing_inputs
+from semires_trainer.inputs import REMOTE, input_uris, local_path, missing_inputs
 from semires_trainer.memory import MemoryEstimate, estimate_memory
 from semires_trainer.proposals.build import build_key
 from semires_trainer.proposals.generate import hash_images
@@ -24,6 +24,7 @@ from semires_trainer.proposals.masks import BoolMask
 from semires_trainer.proposals.oracle import oracle_best_iou
 from semires_trainer.proposals.store import ProposalStore
 from semires_trainer.schedule import burn_in_batches, burn_in_length, mutual_batches, mutual_length
+from semires_trainer.storage import Storage
 from semires_trainer.survey import Counts, count_splits
 
 
@@ -279,8 +280,9 @@ def _truths(
 
 def _find_resume(resolved: Resolved) -> ResumePlan | None:
     """The newest checkpoint's place; ConfigError if the output belongs to another run."""
-    output, identity = Path(resolved.output).expanduser(), training_hash(resolved)
-    check_output(output, identity)
+    output, identity = local_path(resolved.output), training_hash(resolved)
+    with Storage() as storage:
+        check_output(storage, str(output), identity)
     folders = checkpoints_of(output / "checkpoints")
     if not folders:
         return None

@@ -1,60 +1,76 @@
-"""One rank of a run: what torchrun starts, once per process.
+"""One rank of a run: what the supervisor or torchrun starts, once per process.
 
-    python -m semires_trainer.rank MANIFEST.json --stages propose,train,evaluate
+    python -m semires_trainer.rank ORDERS.json
 
-Torch is imported inside `main`: processes that a rank spawns to segment pictures import this module first.
+Torch is imported inside `main`: processes that a rank spawns to segment pictures import this module first, and a
+signal that arrives meanwhile must not find a process without handlers.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import faulthandler
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from semires_trainer import atomic
 from semires_trainer.config import parse_job, resolve
 from semires_trainer.errors import InfrastructureError, SemiresError
-from semires_trainer.outcome import Outcome, write_outcome
-from semires_trainer.signals import StopRequested
+from semires_trainer.orders import ControlFolder, Orders, read_orders
+from semires_trainer.outcome import BUG, End, end_of, write_end
+from semires_trainer.signals import StopFlag, StopRequested, stop_on_signals
+from semires_trainer.telemetry import logging_to
+from semires_trainer.tether import end_with_parent
 from semires_trainer.threads import share_cores
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one rank; returns its exit code. An end that is not a success is left in the outcome file."""
+    """Run one rank; returns its exit code. An end that is not a success is left in the control folder."""
     parser = argparse.ArgumentParser(prog="python -m semires_trainer.rank", description="One rank of a run.")
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--stages", default="propose,train,evaluate")
-    options = parser.parse_args(arguments)
-    outcome = run_to_outcome(options.manifest, stages=options.stages.split(","))
-    if outcome is None:
+    parser.add_argument("orders", type=Path)
+    path = parser.parse_args(arguments).orders
+    control, rank = ControlFolder(path.parent), int(os.environ.get("RANK", "0"))
+    with stop_on_signals() as stop:
+        introduce(control, rank)
+        orders = read_orders(path)
+        with logging_to(control.log, job=orders.attempt.job, attempt=orders.attempt.number, rank=rank):
+            end = run_to_end(orders, control, stop)
+    if end is None:
         return 0
-    if outcome.message:
-        write_outcome(options.manifest.parent, outcome)
-    return outcome.exit_code
+    write_end(control.failure(rank), end)
+    return end.exit_code
 
 
-def run_to_outcome(manifest: Path, *, stages: Sequence[str]) -> Outcome | None:
-    """Run the stages; None after success. The message is empty where another rank knows better what happened."""
+def introduce(control: ControlFolder, rank: int) -> None:
+    """Let the supervisor know this process, and be ready to write its stacks when it asks (SIGUSR1)."""
+    stacks = control.stacks(rank).open("w", encoding="utf-8")  # open as long as the process lives
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    faulthandler.enable()
+    atomic.write_json(control.rank(rank), {"rank": rank, "pid": os.getpid()})
+
+
+def run_to_end(orders: Orders, control: ControlFolder, stop: StopFlag) -> End | None:
+    """Run the stages; None after success."""
     share_cores()
-    from semires_trainer.run import run_rank
-
-    is_main = os.environ.get("RANK", "0") == "0"
     try:
-        run_rank(resolve(parse_job(json.loads(manifest.read_text(encoding="utf-8")))), stages=stages)
-    except StopRequested as stop:
-        return Outcome(message=stop.saved if is_main else "", exit_code=stop.exit_code)
+        from semires_trainer.run import run_rank
+
+        run_rank(resolve(parse_job(orders.job)), orders=orders, control=control, stop=stop)
+    except StopRequested as stopped:
+        return End(exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved, saved_step=stopped.saved_step)
     except SemiresError as error:
-        return Outcome(message=str(error), exit_code=error.exit_code)
+        return end_of(error)
     except Exception as error:
         if is_lost_peer(error):
-            return Outcome(message="", exit_code=InfrastructureError.exit_code)
+            return End(exit_code=InfrastructureError.exit_code, reason="PeerLost", message="Another rank is gone.")
         logger.exception("This is a bug in semires. Please report it.")
-        return Outcome(message=f"{type(error).__name__}: {error}", exit_code=SemiresError.exit_code)
+        return End(exit_code=SemiresError.exit_code, reason=BUG, message=f"{type(error).__name__}: {error}")
     return None
 
 
@@ -66,4 +82,6 @@ def is_lost_peer(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
+    # Here, not in `main`: tests call that in their own process.
+    end_with_parent()
     sys.exit(main())

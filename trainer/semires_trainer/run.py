@@ -7,24 +7,28 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from semires_trainer.checkpoint_folders import Progress
-from semires_trainer.config import Resolved, ResolvedTraining
+from semires_trainer.config import Resolved, ResolvedTraining, SemiRESJob, resolve
 from semires_trainer.distributed import World, joined_world
 from semires_trainer.errors import GpuMemoryError
 from semires_trainer.identity import claim_output
-from semires_trainer.inputs import with_local_paths
+from semires_trainer.inputs import local_path, with_local_paths
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import load_materials, propose
+from semires_trainer.orders import CONTROL_FOLDER, Attempt, ControlFolder, Orders
+from semires_trainer.results import Results, read_results
 from semires_trainer.schedule import check_batches
 from semires_trainer.showcase import draw_pictures
-from semires_trainer.signals import stop_on_signals
+from semires_trainer.signals import StopFlag, StopRequested, stop_on_signals
 from semires_trainer.stages import EVALUATION_BATCH, Run, burn_in, evaluate_all, mutual_learning, progress_of
 from semires_trainer.steps import Compute
-from semires_trainer.telemetry import Phase, Reporter, null_reporter, open_reporter
+from semires_trainer.storage import Storage
+from semires_trainer.telemetry import Phase, Reporter, ReportFiles, null_reporter, open_reporter
+
+STAGES = ("propose", "train", "evaluate")
 
 
 @contextmanager
@@ -40,29 +44,55 @@ def gpu_memory_errors() -> Iterator[None]:
         ) from error
 
 
-def run_rank(resolved: Resolved, *, stages: Sequence[str]) -> None:
+def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop: StopFlag) -> None:
     """What each process does: load, then each stage in order."""
-    resolved, training = with_local_paths(resolved), resolved.training
-    with (
-        joined_world(device=training.device, deterministic=training.deterministic) as world,
-        stop_on_signals() as stop,
-        gpu_memory_errors(),
-    ):
+    resolved, training = with_local_paths(resolved, work=orders.work, places=orders.places), resolved.training
+    with joined_world(device=training.device, deterministic=training.deterministic) as world, gpu_memory_errors():
         check_batches(training, processes=world.size)
         compute = Compute(world=world, bf16=uses_bf16(training, world), channels_last=training.channels_last)
         workers = loader_workers(training, world)
+        leave_if_asked(world, stop)
         loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=workers)
-        identity = str(world.broadcast(claim_output(Path(resolved.output), resolved) if world.is_main else None))
+        leave_if_asked(world, stop)
         unreported = Run(
             resolved=resolved,
-            identity=identity,
+            identity=orders.identity,
             loaders=loaders,
             compute=compute,
             reporter=null_reporter(),
             stop=stop,
         )
-        with closing(report_of(unreported, stages)) as reporter:
-            run_stages(replace(unreported, reporter=reporter), stages)
+        with closing(report_of(unreported, orders, control)) as reporter:
+            run_stages(replace(unreported, reporter=reporter), orders.stages)
+
+
+def leave_if_asked(world: World, stop: StopFlag) -> None:
+    """StopRequested on all ranks if one was asked to stop before there was anything to save."""
+    if world.any(stop.is_set):
+        raise StopRequested(stop.exit_code, "Nothing had been done since the last checkpoint; start again to go on.")
+
+
+def run_here(job: SemiRESJob, *, stages: Sequence[str] = STAGES) -> Results | None:
+    """Run `stages` of a job in this process, without a supervisor; returns the results if it evaluated.
+
+    Output and inputs are local. Raises SemiresError and, after a requested stop, StopRequested.
+    """
+    resolved = resolve(job)
+    output = local_path(resolved.output)
+    check_batches(resolved.training, processes=1)
+    with Storage() as storage:
+        identity = claim_output(storage, str(output), resolved).identity
+    orders = Orders(
+        job={},
+        places={},
+        work=str(output),
+        identity=identity,
+        stages=tuple(stages),
+        attempt=Attempt(job=resolved.name, number=1),
+    )
+    with stop_on_signals() as stop:
+        run_rank(resolved, orders=orders, control=ControlFolder(output / CONTROL_FOLDER), stop=stop)
+    return read_results(output / "results.json") if "evaluate" in stages else None
 
 
 def run_stages(this: Run, stages: Sequence[str]) -> None:
@@ -83,16 +113,21 @@ def run_stages(this: Run, stages: Sequence[str]) -> None:
         this.world.barrier()
 
 
-def report_of(this: Run, stages: Sequence[str]) -> Reporter:
+def report_of(this: Run, orders: Orders, control: ControlFolder) -> Reporter:
     """The reporter of this process, which knows how much work lies ahead and where the run goes on."""
     progress = progress_of(this)
-    resume_step = this.first_step(progress.stage) + progress.step
     return open_reporter(
         this.output,
         job=this.resolved.name,
+        attempt=orders.attempt.number,
         rank=this.world.rank,
-        phases=phases_of(this, stages, progress),
-        resume_step=resume_step,
+        phases=phases_of(this, orders.stages, progress),
+        resume_step=this.first_step(progress.stage) + progress.step,
+        files=ReportFiles(
+            progress=control.progress,
+            log=control.log,
+            steps={stage: length.total_steps for stage, length in this.lengths.items()},
+        ),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,15 +13,14 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopRequested(Exception):
-    """The run stopped on request; `saved` is a sentence about what was saved, `saved_step` the number of the newest
-    valid checkpoint where training was stopped (None: there is none, or it was not training).
-    """
+    """The run stopped on request; `saved` is a sentence about what was saved."""
 
     def __init__(self, exit_code: int, saved: str, *, saved_step: int | None = None) -> None:
         super().__init__(f"Stopped on request. {saved}")
         self.exit_code = exit_code
         self.saved = saved
         self.saved_step = saved_step
+        """Optimizer steps of the whole run in the last checkpoint; None if there is none."""
 
 
 @dataclass
@@ -43,11 +41,8 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals(*, forward_to: int | None = None) -> Iterator[StopFlag]:
-    """Yield a flag that SIGINT and SIGTERM set. A second signal acts as if nobody listened: it ends the process.
-
-    With `forward_to`, the first signal is passed on to that process id.
-    """
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Yield a flag that SIGINT and SIGTERM set. A second signal acts as if nobody listened: it ends the process."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -57,8 +52,6 @@ def stop_on_signals(*, forward_to: int | None = None) -> Iterator[StopFlag]:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         flag.signal_number = number
-        if forward_to is not None:
-            os.kill(forward_to, number)
         for each, handler in previous.items():
             signal.signal(each, handler)
 

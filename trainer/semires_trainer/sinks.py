@@ -1,15 +1,18 @@
-"""Two ways to show what a run tells: progress bars on a terminal, one JSON object a line elsewhere."""
+"""Ways to show what a run tells: progress bars on a terminal, one JSON object a line elsewhere, both beside a file."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import io
 import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
+from pathlib import Path
+from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +21,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgre
 from semires_trainer.eta import format_seconds
 
 Value = float | int | str
+
+STEP = "step"
+"""Unit of the stages that train: an optimizer step."""
+Duration = Literal["step_seconds", "data_wait_seconds", "checkpoint_stall_seconds"]
+"""Seconds that add up: of optimizer steps, without what they waited for; of waiting for batches, for a checkpoint."""
+Count = Literal["steps", "skipped_steps", "bad_images"]
+"""Numbers that add up: optimizer steps; those left out, their loss not being finite; pictures that cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,12 +65,21 @@ class Sink(Protocol):
     def event(self, level: int, event: str, message: str, fields: Mapping[str, Any]) -> None:
         """Something was said; `level` as in logging."""
 
+    def logged(self, values: Mapping[str, float]) -> None:
+        """Values of a step, named `<stage>/<value>`, went to metrics.jsonl."""
+
+    def added(self, quantity: Duration | Count, amount: float) -> None:
+        """`amount` more of what adds up over the attempt."""
+
+    def evaluated(self, model: str, split: str, *, overall_iou: float, mean_iou: float) -> None:
+        """Figures of a model on a split at S x S, in percent."""
+
     def close(self) -> None:
         """Nothing follows."""
 
 
 class NullSink:
-    """Shows nothing."""
+    """Shows nothing: the base of sinks that show some of it."""
 
     def progress(self, position: Position) -> None:
         """Nothing."""
@@ -74,11 +93,80 @@ class NullSink:
     def event(self, level: int, event: str, message: str, fields: Mapping[str, Any]) -> None:
         """Nothing."""
 
+    def logged(self, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def added(self, quantity: Duration | Count, amount: float) -> None:
+        """Nothing."""
+
+    def evaluated(self, model: str, split: str, *, overall_iou: float, mean_iou: float) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing."""
 
 
-class JsonSink:
+class TeeSink:
+    """Shows everything in several places.
+
+    A file that cannot be written, on a full disk say, does not end the run: the first sink is told once.
+    """
+
+    def __init__(self, first: Sink, *others: Sink) -> None:
+        self._first = first
+        self._others = others
+        self._failed: set[int] = set()
+
+    def progress(self, position: Position) -> None:
+        """To all."""
+        self._tell(lambda sink: sink.progress(position))
+
+    def stage_begins(self, position: Position) -> None:
+        """To all."""
+        self._tell(lambda sink: sink.stage_begins(position))
+
+    def stage_ends(self, position: Position) -> None:
+        """To all."""
+        self._tell(lambda sink: sink.stage_ends(position))
+
+    def event(self, level: int, event: str, message: str, fields: Mapping[str, Any]) -> None:
+        """To all."""
+        self._tell(lambda sink: sink.event(level, event, message, fields))
+
+    def logged(self, values: Mapping[str, float]) -> None:
+        """To all."""
+        self._tell(lambda sink: sink.logged(values))
+
+    def added(self, quantity: Duration | Count, amount: float) -> None:
+        """To all."""
+        self._tell(lambda sink: sink.added(quantity, amount))
+
+    def evaluated(self, model: str, split: str, *, overall_iou: float, mean_iou: float) -> None:
+        """To all."""
+        self._tell(lambda sink: sink.evaluated(model, split, overall_iou=overall_iou, mean_iou=mean_iou))
+
+    def close(self) -> None:
+        """To all; the first last, so that it can still tell what the others could not write."""
+        with contextlib.closing(self._first):
+            for number, sink in enumerate(self._others):
+                self._try(number, sink, lambda one: one.close())
+
+    def _tell(self, call: Callable[[Sink], None]) -> None:
+        call(self._first)
+        for number, sink in enumerate(self._others):
+            self._try(number, sink, call)
+
+    def _try(self, number: int, sink: Sink, call: Callable[[Sink], None]) -> None:
+        try:
+            call(sink)
+        except OSError as error:
+            if number not in self._failed:
+                self._failed.add(number)
+                text = f"The run goes on, but what it tells is not written: {error}."
+                self._first.event(logging.WARNING, "warning", text, {})
+
+
+class JsonSink(NullSink):
     """One JSON object a line: time, level, event, job, attempt, rank, then what the event is about.
 
     Progress is written when a stage begins and ends, and in between at most every `interval_seconds`.
@@ -90,7 +178,7 @@ class JsonSink:
         *,
         job: str = "",
         attempt: int = 1,
-        rank: int = 0,
+        rank: int | None = 0,
         minimum_level: int = logging.DEBUG,
         interval_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
@@ -135,6 +223,22 @@ class JsonSink:
             self._last_progress = self._clock()
 
 
+class LogFileSink(JsonSink):
+    """JSON lines at the end of a file that several processes write to: each line is one write to O_APPEND."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        """Open `path`, or make it; `options` as of JsonSink."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered: a buffer would cut a line longer than itself, a traceback say, into several writes.
+        raw = io.FileIO(path, "ab")
+        self._file = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+        super().__init__(self._file, **options)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 def _plain(value: Any) -> Any:
     """`value` as JSON can hold it: numbers rounded to 6 digits, what is not finite as null, other objects as
     text.
@@ -167,10 +271,11 @@ def _facts(position: Position) -> dict[str, Any]:
     return facts
 
 
-class TerminalSink:
+class TerminalSink(NullSink):
     """One live line per open stage, with the time left for the whole run; what is said scrolls above it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, minimum_level: int = logging.DEBUG) -> None:
+        self._minimum_level = minimum_level
         self._console = Console(file=stream, highlight=False)
         self._progress = Progress(
             SpinnerColumn(),
@@ -210,6 +315,8 @@ class TerminalSink:
 
     def event(self, level: int, event: str, message: str, fields: Mapping[str, Any]) -> None:
         """Print the message above the bars; warnings yellow, errors red."""
+        if level < self._minimum_level:
+            return
         shade = "red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
         text = f"[{shade}]{escape(message)}[/]" if shade else escape(message)
         self._console.print(text)

@@ -201,7 +201,7 @@ def train(
         ),
         batches=lambda start: batches(start, length.total_steps),
         step=step,
-        evaluate=lambda: select_by(run, selected),
+        evaluate=lambda: select_by(run, selected, name),
         publish_best=lambda progress: publish(run, selected, name, provenance(run, progress)),
     )
     with open_keeper(
@@ -237,10 +237,13 @@ def policy_of(run: Run, stage: Stage) -> Policy:
     )
 
 
-def select_by(run: Run, model: LAVT) -> float:
+def select_by(run: Run, model: LAVT, name: str) -> float:
     """oIoU in percent on the first evaluation split, by which the best model is chosen."""
-    dataset = run.loaders.evaluation(run.resolved.dataset.evaluate[0], mode=run.training.model_selection)
-    return evaluate_on(run, model, dataset).square.overall_iou
+    split = run.resolved.dataset.evaluate[0]
+    dataset = run.loaders.evaluation(split, mode=run.training.model_selection)
+    figures = evaluate_on(run, model, dataset).square
+    run.reporter.evaluated(name, split, overall_iou=figures.overall_iou, mean_iou=figures.mean_iou)
+    return figures.overall_iou
 
 
 def evaluate_on(run: Run, model: LAVT, dataset: EvalDataset) -> Evaluation:
@@ -323,6 +326,8 @@ def evaluate_folder(run: Run, name: str) -> list[Score]:
     scores = []
     for split in run.resolved.dataset.evaluate:
         evaluation = evaluate_on(run, model, run.loaders.evaluation(split))
+        square = evaluation.square
+        run.reporter.evaluated(name, split, overall_iou=square.overall_iou, mean_iou=square.mean_iou)
         sizes = {str(run.resolved.model.image_size): evaluation.square, ORIGINAL: evaluation.original}
         scores += [Score.of(metrics, model=name, split=split, size=size) for size, metrics in sizes.items()]
     return scores

@@ -8,7 +8,8 @@ metrics.jsonl and TensorBoard.
             with reporter.stage("evaluate", 40, unit="batch"):   # nested: not charged to the burn-in
                 reporter.advance()
 
-Only rank 0 talks; the reporter of another rank accepts the same calls and lets nothing but errors through.
+Only rank 0 talks; the reporter of another rank accepts the same calls and lets nothing but errors through, and
+warnings into the log file. With a progress file, rank 0 also leaves where it is for the process that watches it.
 """
 
 from __future__ import annotations
@@ -18,17 +19,42 @@ import dataclasses
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from semires_trainer.eta import EtaEstimator, Phase, format_seconds
 from semires_trainer.metrics_log import MetricsLog
-from semires_trainer.sinks import JsonSink, NullSink, Position, Sink, TerminalSink, Value
+from semires_trainer.progress_file import ProgressSink
+from semires_trainer.sinks import (
+    STEP,
+    Count,
+    Duration,
+    JsonSink,
+    LogFileSink,
+    NullSink,
+    Position,
+    Sink,
+    TeeSink,
+    TerminalSink,
+    Value,
+)
 
-__all__ = ["Phase", "Position", "Reporter", "Sink", "format_seconds", "null_reporter", "open_reporter"]
+__all__ = [
+    "Phase",
+    "Position",
+    "ReportFiles",
+    "Reporter",
+    "Sink",
+    "format_seconds",
+    "logging_to",
+    "null_reporter",
+    "open_reporter",
+]
 
 SPEED_WINDOW_SECONDS = 20.0
+TRACEBACK_CHARACTERS = 20_000
 
 
 @dataclasses.dataclass
@@ -41,6 +67,7 @@ class _Stage:
     last: float
     done: int = 0
     carried_seconds: float = 0.0
+    waited_seconds: float = 0.0
     speed: tuple[float, float] = (0.0, 0.0)
     values: dict[str, Value] = dataclasses.field(default_factory=dict)
 
@@ -66,7 +93,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def stage(
-        self, name: str, total_units: int, *, unit: str = "step", samples_per_unit: int = 0, done: int = 0
+        self, name: str, total_units: int, *, unit: str = STEP, samples_per_unit: int = 0, done: int = 0
     ) -> Iterator[None]:
         """Everything inside belongs to `name`: `total_units` in this turn, of which `done` were done before a
         resume.
@@ -108,7 +135,31 @@ class Reporter:
         decay = 0.5 ** (seconds / SPEED_WINDOW_SECONDS)
         stage.speed = (stage.speed[0] * decay + units, stage.speed[1] * decay + seconds)
         self.eta.add(stage.name, units, seconds)
+        if stage.unit == STEP:
+            self._sink.added("steps", units)
+            self._sink.added("step_seconds", max(0.0, seconds - stage.waited_seconds))
+        stage.waited_seconds = 0.0
         self._sink.progress(self.position())
+
+    @contextlib.contextmanager
+    def waiting(self, quantity: Duration) -> Iterator[None]:
+        """The time inside is waiting of one kind; it does not count as work of the step."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            seconds = self._clock() - began
+            if self._stages:
+                self._stages[-1].waited_seconds += seconds
+            self._sink.added(quantity, seconds)
+
+    def count(self, quantity: Count, amount: int = 1) -> None:
+        """`amount` more of what adds up over the attempt."""
+        self._sink.added(quantity, amount)
+
+    def evaluated(self, model: str, split: str, *, overall_iou: float, mean_iou: float) -> None:
+        """Tell the figures of a model ("burn-in", "teacher") on a split at S x S, in percent."""
+        self._sink.evaluated(model, split, overall_iou=overall_iou, mean_iou=mean_iou)
 
     def skip(self, units: int) -> None:
         """Count `units` of the current stage as done without work: found in a store, done before."""
@@ -126,6 +177,7 @@ class Reporter:
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append `values` to metrics.jsonl and TensorBoard; `step` counts the whole run's optimizer steps."""
+        self._sink.logged(values)
         if self._metrics is not None:
             self._metrics.log(step, values, stage=self._stages[-1].name if self._stages else "")
 
@@ -188,10 +240,37 @@ class _ReporterHandler(logging.Handler):
         own = record.name.split(".")[0] == "semires_trainer"
         if record.levelno < (self._own_level if own else max(self._own_level, logging.WARNING)):
             return
-        text = record.getMessage().strip()
+        text, fields = record.getMessage().strip(), {"logger": record.name}
         if record.exc_info and record.exc_info[1] is not None:
-            text += f" [{type(record.exc_info[1]).__name__}: {record.exc_info[1]}]"
-        self._sink.event(record.levelno, "log", text, {"logger": record.name})
+            error = record.exc_info[1]
+            text += f" [{type(error).__name__}: {error}]"
+            fields["traceback"] = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+        self._sink.event(record.levelno, "log", text, fields)
+
+
+class _BetweenReporters(_ReporterHandler):
+    """Leaves to a reporter what is logged while one is open."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        others = (handler for handler in logging.getLogger().handlers if handler is not self)
+        if not any(isinstance(handler, _ReporterHandler) for handler in others):
+            super().emit(record)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path, *, job: str = "", attempt: int = 1, rank: int = 0) -> Iterator[None]:
+    """Append warnings and errors to the log file of a run before its reporter is opened and after it is closed.
+
+    What was logged there would be said on stderr only: an exception that ends a rank closes the reporter first.
+    """
+    sink = LogFileSink(path, job=job, attempt=attempt, rank=rank)
+    handler = _BetweenReporters(sink, logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        sink.close()
 
 
 def null_reporter() -> Reporter:
@@ -199,30 +278,51 @@ def null_reporter() -> Reporter:
     return Reporter(NullSink())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportFiles:
+    """Where a run leaves what it tells, beside the terminal or stderr, for whoever watches it."""
+
+    progress: Path | None = None
+    """Replaced by rank 0 about once a second (progress_file.py)."""
+    log: Path | None = None
+    """JSON lines: all of rank 0, warnings and errors of the others. Each rank appends."""
+    steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Optimizer steps of each training stage of the whole run, in their order."""
+
+
 def open_reporter(
     output: Path | None,
     *,
     job: str = "",
     attempt: int = 1,
-    rank: int = 0,
+    rank: int | None = 0,
     phases: Sequence[Phase] = (),
     resume_step: int = 0,
     stream: TextIO | None = None,
+    files: ReportFiles | None = None,
 ) -> Reporter:
     """The reporter of this process: bars if `stream` (stderr) is a terminal, else JSON lines; silent but for
-    errors off rank 0.
+    errors off rank 0. The supervisor is no rank: None; on a terminal it leaves all but warnings to rank 0.
 
     output: folder of metrics.jsonl and events/; None writes neither. resume_step: step of the checkpoint a
     run goes on from; what was logged beyond it is dropped. Logging and warnings are routed into the reporter
     until it is closed.
     """
-    target = sys.stderr if stream is None else stream
-    if rank != 0:
-        silent = Reporter(JsonSink(target, job=job, attempt=attempt, rank=rank, minimum_level=logging.ERROR))
-        silent.route_logging(logging.ERROR)
-        return silent
-    sink: Sink = TerminalSink(target) if target.isatty() else JsonSink(target, job=job, attempt=attempt)
-    metrics = None if output is None else MetricsLog(output, resume_step=resume_step)
-    reporter = Reporter(sink, phases=phases, metrics=metrics)
-    reporter.route_logging()
+    target, files = sys.stderr if stream is None else stream, files or ReportFiles()
+    identity: dict[str, Any] = {"job": job, "attempt": attempt, "rank": rank}
+    level = logging.WARNING if rank else logging.INFO
+    others: list[Sink] = []
+    if files.log is not None:
+        others.append(LogFileSink(files.log, minimum_level=level, **identity))
+    if rank:
+        silent = JsonSink(target, minimum_level=logging.ERROR, **identity)
+        reporter = Reporter(TeeSink(silent, *others))
+    else:
+        said = logging.INFO if rank == 0 else logging.WARNING
+        shown: Sink = TerminalSink(target, minimum_level=said) if target.isatty() else JsonSink(target, **identity)
+        if files.progress is not None:
+            others.append(ProgressSink(files.progress, steps=files.steps, resume_step=resume_step))
+        metrics = None if output is None else MetricsLog(output, resume_step=resume_step)
+        reporter = Reporter(TeeSink(shown, *others), phases=phases, metrics=metrics)
+    reporter.route_logging(level)
     return reporter

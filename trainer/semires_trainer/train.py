@@ -139,7 +139,8 @@ def run_steps(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shel
         if state.progress.finished:
             return
         step = state.progress.step
-        micro_batches = next(batches)
+        with shell.reporter.waiting("data_wait_seconds"):
+            micro_batches = next(batches)
         seed_step(policy.seed, plan.name, step, shell.world.rank)
         set_learning_rate(state.optimizer, plan.learning_rate(step))
         statistics = copy_buffers(state.student)
@@ -258,6 +259,7 @@ def leave_out_step(plan: StagePlan, state: TrainingState, policy: Policy, shell:
             remedy="Lower spec.training.learningRate, set precision: FP32, or allow Skip or RollBack with a limit",
         )
     shell.reporter.warning(f"The loss of {plan.name} step {step} is not finite; the step is left out.", step=step)
+    shell.reporter.count("skipped_steps")
     if policy.nan_policy == "RollBack" and shell.checkpoints.restore(state):
         state.progress = replace(state.progress, skipped_steps=skipped)
         state.optimizer.zero_grad(set_to_none=True)

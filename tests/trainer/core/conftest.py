@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +11,8 @@ import torch
 
 from semires_trainer.config import parse_job
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
-from semires_trainer.launch import run
+from semires_trainer.run import run_here
+from semires_trainer.storage import Storage
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,10 +38,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory, harness: ModuleType) -> Path:
     """The output of an uninterrupted run of all stages: shared, not to be changed."""
     output = tmp_path_factory.mktemp("finished") / "out"
-    run(parse_job(harness.document_of(data, output)))
+    run_here(parse_job(harness.document_of(data, output)))
     return output
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    with Storage() as opened:
+        yield opened

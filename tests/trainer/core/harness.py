@@ -27,6 +27,7 @@ from semires_trainer.signals import StopFlag
 from semires_trainer.sinks import NullSink, Position
 from semires_trainer.stages import Run, evaluate_all
 from semires_trainer.steps import Compute
+from semires_trainer.storage import Storage
 from semires_trainer.telemetry import Reporter
 
 Document = dict[str, Any]
@@ -125,7 +126,10 @@ def opened_run(document: Document, *, stop_when: Moment = never) -> Iterator[tup
     with joined_world(device="CPU", deterministic=resolved.training.deterministic) as world:
         loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=0)
         watch = Watch(stop=StopFlag(), stop_when=stop_when)
-        identity = world.broadcast(claim_output(Path(resolved.output), resolved) if world.is_main else None)
+        with Storage() as storage:
+            identity = world.broadcast(
+                claim_output(storage, resolved.output, resolved).identity if world.is_main else None
+            )
         run = Run(
             resolved=resolved,
             identity=identity,

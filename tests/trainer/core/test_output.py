@@ -20,6 +20,7 @@ from semires_trainer.identity import claim_output
 from semires_trainer.metrics_log import read_records, series
 from semires_trainer.predict import Predictor
 from semires_trainer.results import read_results
+from semires_trainer.storage import Storage
 
 
 def test_a_run_leaves_the_files_that_the_architecture_lists(finished: Path) -> None:
@@ -140,33 +141,37 @@ def test_a_folder_of_another_run_is_refused_naming_both(
         pytest.param({"checkpoint": {"intervalSteps": 2}, "logIntervalSteps": 7}, id="intervals"),
     ],
 )
-def test_how_a_run_is_run_may_change(finished: Path, data: Path, harness: ModuleType, training: dict[str, Any]) -> None:
+def test_how_a_run_is_run_may_change(
+    finished: Path, data: Path, harness: ModuleType, storage: Storage, training: dict[str, Any]
+) -> None:
     resolved = harness.resolved_of(harness.document_of(data, finished, **training))
 
-    identity = claim_output(finished, resolved)
+    identity = claim_output(storage, str(finished), resolved).identity
 
     assert identity == json.loads((finished / "run.json").read_text())["identity"]
 
 
-def test_a_record_of_a_start_that_trained_nothing_is_replaced(data: Path, output: Path, harness: ModuleType) -> None:
+def test_a_record_of_a_start_that_trained_nothing_is_replaced(
+    data: Path, output: Path, harness: ModuleType, storage: Storage
+) -> None:
     """The first manifest named a file that was not there; its correction is another identity."""
     first, second = (harness.resolved_of(harness.document_of(data, output, seed=seed)) for seed in (1, 2))
-    claim_output(output, first)
+    claim_output(storage, str(output), first)
 
-    claim_output(output, second)
+    claim_output(storage, str(output), second)
 
     assert json.loads((output / "run.json").read_text())["identity"] == training_hash(second)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"], ids=["empty", "a-list", "without-identity"])
 def test_a_damaged_record_is_an_error_that_names_it(
-    data: Path, output: Path, harness: ModuleType, content: str
+    data: Path, output: Path, harness: ModuleType, storage: Storage, content: str
 ) -> None:
     output.mkdir()
     (output / "run.json").write_text(content)
 
     with pytest.raises(ConfigError, match=r"run\.json cannot be read as a run's record"):
-        claim_output(output, harness.resolved_of(harness.document_of(data, output)))
+        claim_output(storage, str(output), harness.resolved_of(harness.document_of(data, output)))
 
 
 def test_a_damaged_results_file_is_written_again(finished: Path, data: Path, output: Path, harness: ModuleType) -> None:

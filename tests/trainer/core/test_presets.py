@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from semires_trainer.config import HYPERPARAMETERS, parse_job
-from semires_trainer.launch import run
 from semires_trainer.metrics_log import read_records, series
 from semires_trainer.results import read_results
+from semires_trainer.run import run_here
 
 Ran = Callable[[str], Path]
 
@@ -33,7 +33,7 @@ def ran(data: Path, tmp_path_factory: pytest.TempPathFactory, harness: ModuleTyp
             output = outputs[preset] = tmp_path_factory.mktemp(preset) / "out"
             document = harness.document_of(data, output, preset=preset, logIntervalSteps=1)
             del document["spec"]["training"]["emaDecay"]
-            run(parse_job(document))
+            run_here(parse_job(document))
         return outputs[preset]
 
     return run_once

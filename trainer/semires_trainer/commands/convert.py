@@ -69,8 +69,8 @@ def proposals(job: Path, overrides: tuple[str, ...], output: str | None) -> None
             field="spec.proposals.generator",
             remedy="Set generator: Precomputed and precomputed: {path: FOLDER}",
         )
-    from semires_trainer.launch import run
+    from semires_trainer.run import run_here
 
-    run(manifest, stages=("propose",))
+    run_here(manifest, stages=("propose",))
     store = manifest.spec.proposals.store or f"{manifest.spec.output}/proposals"
     console().print(f"The masks are in {store}", markup=False, soft_wrap=True)

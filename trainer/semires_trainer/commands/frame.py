@@ -91,6 +91,15 @@ def processes_option(command: Command) -> Command:
     return decorate(command)
 
 
+def endpoint_option(command: Command) -> Command:
+    """Add --endpoint."""
+    help_text = (
+        "Address of an S3 endpoint that the manifest names in storage.endpoint, such as "
+        "default=http://127.0.0.1:7070. May be repeated. Without it: AWS_ENDPOINT_URL, or AWS."
+    )
+    return click.option("--endpoint", "endpoints", multiple=True, metavar="NAME=URL", help=help_text)(command)
+
+
 def json_option(command: Command) -> Command:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)

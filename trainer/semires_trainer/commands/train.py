@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
-from semires_trainer.commands.frame import console, job_argument, json_option, load_job, output_option, processes_option
+from semires_trainer.commands.frame import (
+    Command,
+    console,
+    endpoint_option,
+    job_argument,
+    json_option,
+    load_job,
+    output_option,
+    processes_option,
+)
 
 
-def _run_stages(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int, stages: tuple[str, ...]) -> None:
-    manifest = load_job(job, overrides, output)
-    from semires_trainer.launch import LaunchedRunFailed
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What run, train and propose have in common."""
+
+    job: Path
+    overrides: tuple[str, ...]
+    output: str | None
+    nproc: int
+    endpoints: tuple[str, ...]
+    port: int | None
+
+
+def _stage_options(command: Command) -> Command:
+    """Add the options of `_Options`."""
+    help_text = "Serve /progress, /metrics and /healthz at this port while the run lasts; 0 takes a free one."
+    port = click.option("--port", type=click.IntRange(0, 65535), metavar="N", help=help_text)
+    for decorate in (port, endpoint_option, processes_option, output_option, job_argument):
+        command = decorate(command)
+    return command
+
+
+def _run_stages(options: _Options, stages: tuple[str, ...]) -> None:
+    manifest = load_job(options.job, options.overrides, options.output)
+    from semires_trainer.connection import parse_endpoints
+    from semires_trainer.launch import RunFailed
     from semires_trainer.launch import run as run_job
     from semires_trainer.results import to_table
 
+    endpoints = parse_endpoints(options.endpoints)
     try:
-        results = run_job(manifest, nproc=nproc, stages=stages)
-    except LaunchedRunFailed as failure:
+        results = run_job(manifest, nproc=options.nproc, stages=stages, endpoints=endpoints, port=options.port)
+    except RunFailed as failure:
         click.secho(f"Error: {failure}", fg="red", err=True)
         raise click.exceptions.Exit(failure.exit_code) from failure
     out = console()
@@ -27,10 +61,8 @@ def _run_stages(job: Path, overrides: tuple[str, ...], output: str | None, nproc
 
 
 @click.command(short_help="All stages of a job: proposals, training, evaluation.")
-@job_argument
-@output_option
-@processes_option
-def run(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -> None:
+@_stage_options
+def run(**options: Any) -> None:
     """Do all that JOB.yaml asks for: proposals, burn-in, mutual learning, evaluation.
 
     Stages that are done are skipped, and a run that was stopped goes on from its last checkpoint:
@@ -41,14 +73,12 @@ def run(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -
       semires run examples/quickstart.yaml
       semires run job.yaml --nproc 4 --set training.epochs=2 --output runs/try
     """
-    _run_stages(job, overrides, output, nproc, ("propose", "train", "evaluate"))
+    _run_stages(_Options(**options), ("propose", "train", "evaluate"))
 
 
 @click.command(short_help="Burn-in and mutual learning only.")
-@job_argument
-@output_option
-@processes_option
-def train(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -> None:
+@_stage_options
+def train(**options: Any) -> None:
     """Train only: burn-in and mutual learning, no final evaluation.
 
     Proposals that are not in the store yet are made first.
@@ -57,14 +87,12 @@ def train(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int)
     Example:
       semires train job.yaml --nproc 4
     """
-    _run_stages(job, overrides, output, nproc, ("train",))
+    _run_stages(_Options(**options), ("train",))
 
 
 @click.command(short_help="Masks of everything in the training images.")
-@job_argument
-@output_option
-@processes_option
-def propose(job: Path, overrides: tuple[str, ...], output: str | None, nproc: int) -> None:
+@_stage_options
+def propose(**options: Any) -> None:
     """Make the proposals (masks of everything in a picture) of all training images.
 
     They are kept once per image in proposals.store, which jobs and datasets may share. Images
@@ -74,7 +102,7 @@ def propose(job: Path, overrides: tuple[str, ...], output: str | None, nproc: in
     Example:
       semires propose job.yaml --nproc 4 --set proposals.store=stores/sam
     """
-    _run_stages(job, overrides, output, nproc, ("propose",))
+    _run_stages(_Options(**options), ("propose",))
 
 
 @click.command(short_help="oIoU, mIoU and Pr@X of a model folder.")

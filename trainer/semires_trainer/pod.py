@@ -1,0 +1,68 @@
+"""What a training pod runs: the document in its environment, supervised; progress on port 9464.
+
+python -m semires_trainer.pod
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+from semires_trainer.config import SemiRESJob, parse_job
+from semires_trainer.errors import ConfigError, SemiresError
+from semires_trainer.launch import STAGES, supervision_of
+from semires_trainer.orders import attempt_of
+from semires_trainer.outcome import encoded, end_of, outcome_json
+from semires_trainer.supervisor import supervise, write_termination_message
+
+DOCUMENT, DOCUMENT_SHA256, PORT = "SEMIRES_DOCUMENT", "SEMIRES_DOCUMENT_SHA256", "SEMIRES_PORT"
+LONGEST_DOCUMENT = 96 << 10
+DEFAULT_PORT = "9464"
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """Supervise the job of this pod; returns the exit code of the design."""
+    name = "?"
+    try:
+        job = document_of(environment)
+        name = job.metadata.name
+        given = supervision_of(
+            job,
+            processes=environment.get("PET_NPROC_PER_NODE", "1"),
+            stages=STAGES,
+            endpoints={},
+            port=int(environment.get(PORT, DEFAULT_PORT)),
+        )
+    except SemiresError as error:
+        outcome = outcome_json(attempt_of(name, environment), end_of(error))
+        write_termination_message(outcome, environment)
+    else:
+        with given.storage:
+            outcome = supervise(given)
+    sys.stderr.write(f"{encoded(outcome).decode()}\n")
+    return int(outcome["exitCode"])
+
+
+def document_of(environment: Mapping[str, str]) -> SemiRESJob:
+    """The job in the environment; ConfigError if it is absent, too long, or not the one whose sha256 is given."""
+    text = environment.get(DOCUMENT, "")
+    content = text.encode()
+    if not content or len(content) > LONGEST_DOCUMENT:
+        raise ConfigError(
+            f"the document has {len(content)} bytes, 1 to {LONGEST_DOCUMENT} are expected",
+            field=DOCUMENT,
+            remedy="Put long lists into a file: spec.dataset.labeled.imageIdsFile",
+        )
+    if hashlib.sha256(content).hexdigest() != environment.get(DOCUMENT_SHA256):
+        raise ConfigError("the document does not have the sha256 that is given", field=DOCUMENT_SHA256)
+    try:
+        return parse_job(json.loads(text))
+    except ValueError as error:
+        raise ConfigError(f"the document is not JSON: {error}", field=DOCUMENT) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Brings what the ranks leave in the work folder to the output, in an order in which nothing is ever half there.
+
+A checkpoint becomes visible in three steps: its files, then, if this attempt still owns the output, its
+manifest, then its line in `checkpoints.json`. The models that belong to it are there before. Whatever is read meanwhile
+is a hard link or a copy, so that the ranks may replace and delete as they like.
+
+An output that is a folder is the work folder itself: its checkpoints are verified and listed, nothing is copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from semires_trainer.atomic import file_sha256
+from semires_trainer.checkpoint_folders import MANIFEST, STATE, checkpoints_of, fault_of, number_of
+from semires_trainer.errors import InfrastructureError
+from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
+from semires_trainer.storage import Storage
+
+MODEL_FOLDERS = ("burn-in", "model")
+MODEL_FILE = "model.json"
+VERSIONS = "versions"
+CHECKPOINTS = "checkpoints"
+GROWING = ("metrics.jsonl", "events")
+"""Appended to while it is copied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What publishing one checkpoint took."""
+
+    entry: Entry
+    moved: int
+    """Bytes sent."""
+    seconds: float
+    saved_at: float
+    """When the ranks had written it, seconds since 1970."""
+
+
+class Publisher:
+    """Publishes for one attempt. One thread at a time."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        output: str,
+        work: Path,
+        *,
+        outgoing: Path,
+        confirm: Callable[[], None],
+        keep_last: int,
+    ) -> None:
+        """`confirm` raises if another attempt owns the output by now; `outgoing` is a folder on the disk of `work`."""
+        self._storage = storage
+        self._output = output.rstrip("/")
+        self._work = work
+        self._outgoing = outgoing
+        self._confirm = confirm
+        self._keep_last = keep_last
+        self._is_copy = not _is_same_folder(output, work)
+        self._entries, self._etag = read_ledger(storage, self._output)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The checkpoints in the output, oldest first."""
+        return self._entries
+
+    def publish_newest(self) -> Upload | None:
+        """Publish the newest checkpoint of the work folder, unless that is done; None if there was nothing to do."""
+        started = time.monotonic()
+        folder = next(reversed(checkpoints_of(self._work / CHECKPOINTS)), None)
+        if folder is None:
+            return None
+        try:
+            digest = file_sha256(folder / MANIFEST)
+            if any(entry.sha256 == digest and entry.number == number_of(folder) for entry in self._entries):
+                return None
+            saved_at = (folder / MANIFEST).stat().st_mtime
+            entry, moved = self._publish_copy(folder) if self._is_copy else (self._verified(folder), 0)
+        except FileNotFoundError:
+            return None  # pruned or replaced meanwhile: the next look finds a newer one
+        self._append(entry)
+        if self._is_copy:
+            self._remove_unlisted()
+        return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
+
+    def publish_files(self) -> int:
+        """Bring everything else to the output: results, models, metrics, pictures; returns the bytes sent."""
+        if not self._is_copy:
+            return 0
+        moved = 0
+        for name in MODEL_FOLDERS:
+            with self._linked(self._work / name) as folder:
+                moved += self._send_model(folder, f"{self._output}/{name}") if folder is not None else 0
+        for path in self._other_files():
+            moved += self._send_copy(path)
+        return moved
+
+    def publish_bytes(self, name: str, data: bytes) -> None:
+        """Write a small file of the supervisor's own."""
+        path = self._outgoing / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self._storage.upload(path, f"{self._output}/{name}")
+        path.unlink()
+
+    def _verified(self, folder: Path) -> Entry:
+        """The entry of a checkpoint in an output that is a folder."""
+        fault = fault_of(folder)
+        if fault is not None:
+            if not folder.is_dir():
+                raise FileNotFoundError(folder)
+            raise InfrastructureError(f"the newest checkpoint is damaged: {fault}", remedy="Look at the disk")
+        self._confirm()
+        models = {name: str(self._work / name) for name in MODEL_FOLDERS if (self._work / name / MODEL_FILE).is_file()}
+        return entry_of(folder, uri=str(folder), models=models)
+
+    def _publish_copy(self, folder: Path) -> tuple[Entry, int]:
+        uri = f"{self._output}/{CHECKPOINTS}/{folder.name}"
+        with self._linked(folder) as linked:
+            if linked is None:
+                raise FileNotFoundError(folder)
+            models, moved = self._send_versions()
+            moved += sum(self._send_copy(path) for path in self._growing_files())
+            files = json.loads((linked / MANIFEST).read_text(encoding="utf-8"))
+            for name, wanted in files.items():
+                moved += self._storage.upload(linked / name, f"{uri}/{name}", sha256=wanted["sha256"]).moved
+            self._confirm()
+            moved += self._storage.upload(linked / MANIFEST, f"{uri}/{MANIFEST}").moved
+            return entry_of(linked, uri=uri, models=models), moved
+
+    def _send_versions(self) -> tuple[dict[str, str], int]:
+        """Send the models of this moment, each version to a place of its own; returns where they are."""
+        places, moved = {}, 0
+        for name in MODEL_FOLDERS:
+            with self._linked(self._work / name) as folder:
+                if folder is not None:
+                    places[name] = f"{self._output}/{VERSIONS}/{name}-{file_sha256(folder / MODEL_FILE)[:16]}"
+                    moved += self._send_model(folder, places[name])
+        return places, moved
+
+    def _send_model(self, folder: Path, uri: str) -> int:
+        """Send a model folder, the file with the checksums last."""
+        listed = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))["sha256"]
+        sent = [self._storage.upload(folder / name, f"{uri}/{name}", sha256=digest) for name, digest in listed.items()]
+        sent.append(self._storage.upload(folder / MODEL_FILE, f"{uri}/{MODEL_FILE}"))
+        return sum(transfer.moved for transfer in sent)
+
+    def _send_copy(self, path: Path) -> int:
+        copy = self._outgoing / "file"
+        self._outgoing.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        return self._storage.upload(copy, f"{self._output}/{path.relative_to(self._work)}").moved
+
+    def _growing_files(self) -> list[Path]:
+        files = [file for name in GROWING for file in _files_below(self._work / name)]
+        return [file for file in files if file.is_file()]
+
+    def _other_files(self) -> list[Path]:
+        """Visible files of the work folder outside checkpoints, models and proposals."""
+        left_out = {CHECKPOINTS, VERSIONS, "proposals", *MODEL_FOLDERS}
+        roots = [path for path in self._work.iterdir() if path.name not in left_out and not path.name.startswith(".")]
+        return sorted(file for root in roots for file in _files_below(root))
+
+    @contextlib.contextmanager
+    def _linked(self, folder: Path) -> Iterator[Path | None]:
+        """The files of a folder under another name, which stay when it is replaced; None if it is not there."""
+        target = self._outgoing / folder.name
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            yield _link_files(folder, target)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+
+    def _append(self, entry: Entry) -> None:
+        others = tuple(each for each in self._entries if each.number != entry.number)
+        kept = retained([*others, entry], keep_last=self._keep_last) if self._is_copy else self._present(others, entry)
+        written = write_ledger(self._storage, self._output, kept, etag=self._etag)
+        if written is None:
+            # Somebody else has written since: either a newer attempt, or a write of ours whose answer was lost.
+            self._confirm()
+            _, self._etag = read_ledger(self._storage, self._output)
+            written = write_ledger(self._storage, self._output, kept, etag=self._etag)
+        if written is None:
+            raise InfrastructureError("the ledger of checkpoints keeps changing", remedy="Start one attempt at a time")
+        self._entries, self._etag = kept, written
+
+    def _present(self, others: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
+        """In a folder the ranks prune checkpoints themselves: what is still there, and the new one."""
+        there = [each for each in others if Path(each.uri).is_dir()]
+        return tuple(sorted([*there, entry], key=lambda each: each.number))
+
+    def _remove_unlisted(self) -> None:
+        """Delete what no entry names: pruned checkpoints, and parts that a killed attempt left behind."""
+        listed = {entry.uri for entry in self._entries} | {
+            uri for each in self._entries for uri in each.models.values()
+        }
+        newest = self._entries[-1].number
+        for root in (CHECKPOINTS, VERSIONS):
+            for stat in list(self._storage.list(f"{self._output}/{root}")):
+                folder = stat.uri.rpartition("/")[0]
+                is_newer = root == CHECKPOINTS and _number_in(folder) > newest
+                if folder not in listed and not is_newer:
+                    self._storage.delete(stat.uri)
+
+
+def entry_of(folder: Path, *, uri: str, models: dict[str, str]) -> Entry:
+    """The ledger's line about a checkpoint folder."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return Entry(
+        number=number_of(folder),
+        step=int(state["step"]),
+        epoch=int(state["epoch"]),
+        stage=str(state["stage"]),
+        metric=state["oiou"] if state["evaluated_step"] == state["step"] else None,
+        uri=uri,
+        sha256=file_sha256(folder / MANIFEST),
+        bytes=sum(int(wanted["bytes"]) for wanted in manifest.values()),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        milestone=bool(state.get("milestone", False)),
+        models=models,
+    )
+
+
+def _link_files(folder: Path, target: Path) -> Path | None:
+    """Hard links to all files of a folder; None if it vanished meanwhile."""
+    target.mkdir(parents=True)
+    try:
+        names = os.listdir(folder)
+        for name in names:
+            os.link(folder / name, target / name)
+    except FileNotFoundError:
+        return None
+    return target if names else None
+
+
+def _files_below(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _number_in(folder: str) -> int:
+    name = folder.rpartition("/")[2]
+    return int(name.removeprefix("step-")) if name.removeprefix("step-").isdecimal() else -1
+
+
+def _is_same_folder(output: str, work: Path) -> bool:
+    return not output.startswith("s3://") and Path(output.removeprefix("file://")).expanduser() == work

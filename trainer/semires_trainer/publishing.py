@@ -1,0 +1,124 @@
+"""The publisher at work beside the ranks: one checkpoint at a time, and a storage that is down stops nobody."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from semires_trainer.errors import SemiresError
+from semires_trainer.exposition import LastCheckpoint, Uploads
+from semires_trainer.ledger import Entry
+from semires_trainer.ownership import Superseded
+from semires_trainer.publisher import Publisher
+from semires_trainer.storage.failures import StorageUnavailable
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 60.0
+WARN_SECONDS = 300.0
+"""A failure that lasts is said again after this time."""
+
+
+@dataclass
+class Publishing:
+    """Runs `publisher.publish_newest` in a thread until `finish`."""
+
+    publisher: Publisher
+    on_published: Callable[[float], None] = lambda _saved_at: None
+    """Called after each checkpoint that was published, with the time when it was saved."""
+    uploads: Uploads = field(default_factory=Uploads)
+    """What publishing has cost since this attempt began, and the newest checkpoint in the output."""
+    failure: str = ""
+    """Why publishing does not work at the moment; empty if it does."""
+    superseded: Superseded | None = None
+    """Set once another attempt owns the output: nothing more is published."""
+
+    def __post_init__(self) -> None:
+        if self.publisher.entries:
+            self.uploads = Uploads(last=last_checkpoint(self.publisher.entries[-1]))
+        self._stop = threading.Event()
+        self._warned_at = -WARN_SECONDS
+        self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it looks for checkpoints."""
+        return self._thread.ident is not None
+
+    def start(self) -> None:
+        """Begin to look for checkpoints."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        pause = LOOK_SECONDS
+        while not self._stop.wait(pause) and self.superseded is None:
+            try:
+                self.publish_newest()
+                pause = LOOK_SECONDS
+            except Superseded as error:
+                self.superseded = error
+            except SemiresError as error:
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                self._note(error)
+
+    def publish_newest(self) -> None:
+        """Publish the newest checkpoint if the output lacks it, and count what it took."""
+        started = time.monotonic()
+        try:
+            upload = self.publisher.publish_newest()
+        except SemiresError:
+            self.uploads = self.uploads.plus("failure", seconds=time.monotonic() - started, num_bytes=0)
+            raise
+        if self.failure:
+            logger.info("Publishing works again.")
+            self.failure = ""
+        if upload is None:
+            return
+        last = last_checkpoint(upload.entry)
+        self.uploads = self.uploads.plus("success", seconds=upload.seconds, num_bytes=upload.moved, last=last)
+        self.on_published(upload.saved_at)
+        logger.info(
+            "Checkpoint of %s step %d is verified in %s (%.1f MB sent in %.1f s).",
+            *(upload.entry.stage, upload.entry.step, upload.entry.uri, upload.moved / 1e6, upload.seconds),
+        )
+
+    def _note(self, error: SemiresError) -> None:
+        self.failure = f"{error.reason}: {error}"
+        if time.monotonic() - self._warned_at >= WARN_SECONDS:
+            self._warned_at = time.monotonic()
+            logger.warning("Checkpoints can't be published; training goes on and they will be later. %s", error)
+
+    def finish(self, last: Callable[[], None], *, patience_seconds: float, is_aborted: Callable[[], bool]) -> None:
+        """Publish what is left, then `last`; tries for `patience_seconds` while the storage is down.
+
+        Raises the last SemiresError if it does not come back, Superseded, and any that waiting does not mend.
+        """
+        self._stop.set()
+        deadline = time.monotonic() + patience_seconds
+        while self._thread.is_alive() and not is_aborted():
+            self._thread.join(timeout=0.2)
+        if self.superseded is not None:
+            raise self.superseded
+        pause = LOOK_SECONDS
+        while True:
+            try:
+                self.publish_newest()
+                last()
+                return
+            except StorageUnavailable as error:
+                self._note(error)
+                if time.monotonic() >= deadline or is_aborted():
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def last_checkpoint(entry: Entry) -> LastCheckpoint:
+    """An entry of the ledger as progress reports show it."""
+    seconds = datetime.fromisoformat(entry.time).timestamp()
+    return LastCheckpoint(uri=entry.uri, step=entry.number, sha256=entry.sha256, time=seconds)

@@ -1,0 +1,102 @@
+"""Brings a run back from its output to the work folder of this machine: newest checkpoint, its models, its metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from semires_trainer import atomic
+from semires_trainer.checkpoint_folders import MANIFEST, fault_of, newest_valid, number_of
+from semires_trainer.ledger import Entry, read_ledger
+from semires_trainer.publisher import CHECKPOINTS, GROWING, MODEL_FILE, MODEL_FOLDERS
+from semires_trainer.storage import Storage
+from semires_trainer.storage.failures import ChecksumMismatch, NoSuchKey
+
+logger = logging.getLogger(__name__)
+
+RUN_ID_FILE = "run-id"
+KEPT = ("proposals",)
+"""Worth keeping when a run begins anew."""
+SINGLE_FILES = ("results.json",)
+
+
+def restore(storage: Storage, output: str, work: Path, *, control: Path, run_id: str) -> Entry | None:
+    """Make `work` go on where the output ends; returns the checkpoint that was fetched, None if none was needed.
+
+    A work folder of another life of this output is emptied. A work folder that is ahead of the output stays as it
+    is: its machine was cut off before it could upload. Damaged checkpoints are passed over with a warning.
+    """
+    output = output.rstrip("/")
+    begin_anew_unless(run_id, work, control)
+    local = newest_valid(work / CHECKPOINTS)
+    entries, _ = read_ledger(storage, output)
+    for entry in reversed(entries):
+        if local is not None and number_of(local) >= entry.number:
+            return None
+        try:
+            _fetch(storage, entry, output, work)
+        except (ChecksumMismatch, NoSuchKey) as error:
+            logger.warning("Checkpoint %s is damaged and passed over: %s", entry.uri, error)
+            continue
+        return entry
+    return None
+
+
+def begin_anew_unless(run_id: str, work: Path, control: Path) -> None:
+    """Empty the work folder if it belongs to another life of the output, which was emptied or is another one."""
+    record = control / RUN_ID_FILE
+    if record.is_file() and record.read_text(encoding="utf-8").strip() == run_id:
+        return
+    for path in work.iterdir() if work.is_dir() else ():
+        if path.name not in KEPT and path != control:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    atomic.write_text(record, run_id + "\n")
+
+
+def _fetch(storage: Storage, entry: Entry, output: str, work: Path) -> None:
+    """Models and metrics first: the checkpoint says that all is there."""
+    for name, uri in entry.models.items():
+        if name in MODEL_FOLDERS:
+            _fetch_model(storage, uri, work / name)
+    for name in (*GROWING, *SINGLE_FILES):
+        _fetch_files(storage, f"{output}/{name}", work / name)
+    target = work / CHECKPOINTS / f"step-{entry.number:08d}"
+    with atomic.replace_directory(target) as folder:
+        storage.download(f"{entry.uri}/{MANIFEST}", folder / MANIFEST, sha256=entry.sha256)
+        for name, wanted in _listed(folder / MANIFEST).items():
+            storage.download(f"{entry.uri}/{name}", folder / name, sha256=wanted["sha256"])
+        fault = fault_of(folder)
+        if fault is not None:
+            raise ChecksumMismatch(fault, remedy="An older checkpoint is used")
+
+
+def _fetch_model(storage: Storage, uri: str, target: Path) -> None:
+    with atomic.replace_directory(target) as folder:
+        storage.download(f"{uri}/{MODEL_FILE}", folder / MODEL_FILE)
+        if not uri.endswith(f"-{atomic.file_sha256(folder / MODEL_FILE)[:16]}"):
+            raise ChecksumMismatch(f"{uri}/{MODEL_FILE} is not what its name says", remedy="An older one is used")
+        for name, digest in _listed(folder / MODEL_FILE)["sha256"].items():
+            storage.download(f"{uri}/{name}", folder / name, sha256=digest)
+
+
+def _fetch_files(storage: Storage, uri: str, target: Path) -> None:
+    """A file or everything below a folder; nothing if there is neither."""
+    if storage.exists(uri):
+        storage.download(uri, target)
+        return
+    for stat in storage.list(uri):
+        storage.download(stat.uri, target / stat.uri.removeprefix(f"{uri}/"))
+
+
+def _listed(path: Path) -> dict[str, dict[str, str]]:
+    """The JSON object in a small file; its names are file names, not paths."""
+    try:
+        listed: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+        names = listed.get("sha256", listed)
+        if any("/" in name or name.startswith(".") for name in names):
+            raise ValueError("it names files elsewhere")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ChecksumMismatch(f"{path.name} is no list of files ({error})", remedy="An older one is used") from error
+    return listed

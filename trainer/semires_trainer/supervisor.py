@@ -1,0 +1,415 @@
+"""The process above the ranks, PID 1 of a pod: fetches, starts, watches, publishes, and says how it ended. No torch.
+
+    claim the output -> fetch inputs -> restore -> start ranks -> watch and publish -> outcome
+
+Ranks may hang or die at any instruction: progress, uploads and outcome are this process's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from semires_trainer import __version__, exposition
+from semires_trainer.config import Resolved, SemiRESJob, training_hash
+from semires_trainer.errors import InfrastructureError, SemiresError
+from semires_trainer.identity import claim_output
+from semires_trainer.inputs import local_path
+from semires_trainer.orders import ControlFolder, Orders, attempt_of
+from semires_trainer.outcome import End, encoded, end_of, outcome_json, read_end, worst
+from semires_trainer.ownership import Ownership
+from semires_trainer.progress_file import read_progress
+from semires_trainer.publisher import Publisher
+from semires_trainer.publishing import Publishing
+from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks, is_one_node
+from semires_trainer.restore import restore
+from semires_trainer.serving import Server, serve
+from semires_trainer.signals import EXIT_CODES, StopRequested
+from semires_trainer.storage import Storage
+from semires_trainer.telemetry import Reporter, ReportFiles, open_reporter
+from semires_trainer.watchdog import watchdog_of
+from semires_trainer.watched import RunWatch
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1
+FINAL_PATIENCE_SECONDS = 1800.0
+"""How long a storage that is down is waited for at the end (design: then exit code 150)."""
+TERMINATION_LOG = "SEMIRES_TERMINATION_LOG"
+CACHE = "SEMIRES_CACHE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """What one call of `supervise` works with."""
+
+    job: SemiRESJob
+    resolved: Resolved
+    processes: str
+    """Ranks of this node, as torchrun takes it."""
+    stages: tuple[str, ...]
+    environment: Mapping[str, str]
+    storage: Storage
+    work: Path
+    control: ControlFolder
+    port: int | None
+    """Where progress is served; None: nowhere."""
+
+
+class Stop:
+    """SIGINT and SIGTERM: the first asks the ranks to stop, the second ends everything now."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.is_aborted = False
+        self.ranks: Ranks | None = None
+        self._interrupts = False
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number."""
+        return EXIT_CODES[signal.Signals(self.number)]
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Called by Python between two instructions of the main thread."""
+        if self.number:
+            self.is_aborted = True
+            return
+        self.number = number
+        if self.ranks is not None:
+            self.ranks.ask_to_stop(number)
+        elif self._interrupts:
+            raise StopRequested(self.exit_code, "Nothing was being trained yet; start again to go on.")
+
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Nothing inside needs to be saved: a signal leaves it at once."""
+        self._interrupts = True
+        try:
+            if self.number:
+                raise StopRequested(self.exit_code, "Nothing was being trained yet; start again to go on.")
+            yield
+        finally:
+            self._interrupts = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals; the handlers before are put back."""
+        previous = {number: signal.signal(number, self.on_signal) for number in EXIT_CODES}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def supervise(given: Supervision) -> dict[str, Any]:
+    """Run a job from beginning to end; returns its outcome, whatever it is. Only bugs raise."""
+    given.work.mkdir(parents=True, exist_ok=True)
+    stop = Stop()
+    with stop.listening(), locked(given.control) as is_free:
+        if not is_free:
+            error = InfrastructureError(
+                f"another run writes to {given.work}", field="spec.output", remedy="Wait for it, or end it"
+            )
+            return outcome_json(attempt_of(given.resolved.name, given.environment), end_of(error))
+        given.control.clear()
+        return Supervisor(given, stop).run()
+
+
+@contextlib.contextmanager
+def locked(control: ControlFolder) -> Iterator[bool]:
+    """Whether this process is the only one that works in the folder. The kernel unlocks it when the process ends."""
+    control.path.mkdir(parents=True, exist_ok=True)
+    with (control.path / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+class Supervisor:
+    """One attempt of one job on one node."""
+
+    def __init__(self, given: Supervision, stop: Stop) -> None:
+        self.given = given
+        self.stop = stop
+        self.attempt = attempt_of(given.resolved.name, given.environment)
+        self.watch = RunWatch(control=given.control, attempt=self.described())
+        self.reporter: Reporter | None = None
+        self.server: Server | None = None
+
+    @property
+    def publishing(self) -> Publishing | None:
+        """The publisher at work; None before this attempt owns the output, and on nodes that only compute."""
+        return self.watch.publishing
+
+    def described(self) -> exposition.Attempt:
+        """This attempt as the metrics show it."""
+        return exposition.Attempt(
+            job=self.attempt.job,
+            attempt=self.attempt.number,
+            job_uid=self.attempt.job_uid,
+            pod_uid=self.attempt.pod_uid,
+            strategy=self.given.resolved.refinement.strategy,
+            version=__version__,
+            began=time.time(),
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Everything between the first line of the log and the outcome."""
+        end, orders = None, None
+        try:
+            with self.stop.interrupts():
+                self.open_page()
+                orders = self.prepare()
+        except StopRequested as stopped:
+            end = End(exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved)
+        except SemiresError as error:
+            end = end_of(error)
+        if orders is not None:
+            end = self.train(orders)
+        return self.conclude(end)
+
+    def prepare(self) -> Orders:
+        """Claim the output, fetch what the job reads, and bring back what it has done already."""
+        given = self.given
+        record = claim_output(given.storage, self.output, given.resolved, job_uid=self.attempt.job_uid)
+        if is_one_node(given.environment):
+            self.claim_ownership()
+        self.open_log()
+        places = self.fetch()
+        if not self.is_local:
+            restore(given.storage, self.output, given.work, control=given.control.path, run_id=record.run_id)
+        orders = Orders(
+            job=given.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            places=places,
+            work=str(given.work),
+            identity=record.identity,
+            stages=given.stages,
+            attempt=self.attempt,
+        )
+        orders.write(given.control.orders)
+        return orders
+
+    def claim_ownership(self) -> None:
+        """From here on older attempts publish nothing more."""
+        ownership = Ownership(self.given.storage, self.output, self.attempt)
+        self.attempt = ownership.claim()
+        self.watch.attempt = replace(self.watch.attempt, attempt=self.attempt.number)
+        publisher = Publisher(
+            self.given.storage,
+            self.output,
+            self.given.work,
+            outgoing=self.given.control.outgoing,
+            confirm=ownership.confirm,
+            keep_last=self.given.resolved.training.keep_last,
+        )
+        self.watch.publishing = Publishing(publisher, on_published=self.watch.on_published)
+
+    def train(self, orders: Orders) -> End | None:
+        """Start the ranks and stay with them to their end."""
+        on_line = None if sys.stderr.isatty() else self.on_line
+        ranks = Ranks(self.given.control, self.given.processes, environment=self.given.environment, on_line=on_line)
+        self.stop.ranks = self.watch.ranks = ranks
+        self.watch.stage = "start"
+        if self.stop.number:
+            ranks.ask_to_stop(self.stop.number)  # a signal that came before `stop` knew the ranks
+        try:
+            verdict = self.stay_with(ranks)
+        finally:
+            ranks.kill()
+            ranks.finish()
+        return verdict or self.end_of_ranks(ranks)
+
+    def stay_with(self, ranks: Ranks) -> End | None:
+        """Wait for the ranks; an End if they had to be ended."""
+        watchdog = watchdog_of(self.given.job.spec.health_policy, self.given.environment, now=time.monotonic())
+        stop_until = None
+        while ranks.poll() is None:
+            time.sleep(LOOK_SECONDS)
+            self.start_publishing()
+            self.watch.pass_due_request()
+            now = time.monotonic()
+            if self.publishing is not None and self.publishing.superseded is not None:
+                return end_of(self.publishing.superseded)
+            if self.stop.is_aborted:
+                return End(exit_code=self.stop.exit_code, reason="Stopped", message="Ended at once, as asked twice.")
+            if self.stop.number and stop_until is None:
+                stop_until = now + SHUTDOWN_SECONDS
+            if stop_until is not None and now > stop_until:
+                return self.hung(ranks, now - stop_until + SHUTDOWN_SECONDS)
+            report = read_progress(self.given.control.progress).report
+            silence = watchdog.look(
+                beat=report.beat if report else -1, started=bool(report and report.started), now=now
+            )
+            if silence is not None:
+                return self.hung(ranks, silence)
+        return None
+
+    def start_publishing(self) -> None:
+        """Once: on the node where rank 0 is. Which one that is torchrun decides when there are several."""
+        if self.publishing is None and self.given.control.rank(0).is_file():
+            self.claim_ownership()
+        publishing = self.publishing
+        if publishing is not None and not publishing.is_started:
+            publishing.start()
+
+    def hung(self, ranks: Ranks, silence: float) -> End:
+        """Write down where every rank is, then give up on them."""
+        states = ranks.states()
+        stacks = ranks.stacks()
+        for rank, text in stacks.items():
+            logger.error("Stacks of rank %d:\n%s", rank, text)
+        stopped = [state.rank for state in states if state.state == "T"]
+        which = f"; rank {', '.join(map(str, stopped))} was stopped by a signal" if stopped else ""
+        error = InfrastructureError(
+            f"nothing moved for {silence:.0f} s although all ranks are alive{which}",
+            field="spec.healthPolicy.stalledSeconds",
+            remedy="The stacks of all ranks are in the log; start again to go on from the last checkpoint",
+        )
+        return replace(end_of(error), reason="RanksHung")
+
+    def end_of_ranks(self, ranks: Ranks) -> End | None:
+        """What the ranks say about their end, or what their silence means."""
+        code = ranks.poll()
+        if code == 0:
+            return None
+        control = self.given.control
+        states = ranks.states()
+        ends = {state.rank: read_end(control.failure(state.rank)) for state in states}
+        found = worst(end for end in ends.values() if end is not None)
+        if found is not None and found.reason != "PeerLost":
+            return found
+        if self.stop.number:
+            message = "The ranks ended before they could save; the last checkpoint is whole."
+            return End(exit_code=self.stop.exit_code, reason="Stopped", message=message)
+        lost = [rank for rank, end in ends.items() if end is None]
+        names = f"rank {', '.join(map(str, lost))} was lost" if lost else "a rank was lost"
+        memory = "; the kernel killed a process because the container's memory is full"
+        error = InfrastructureError(
+            f"{names}: the ranks ended with exit code {code}{memory if ranks.killed_for_memory() else ''}",
+            field="spec.resources.memory" if ranks.killed_for_memory() else "",
+            remedy="Look at the log's last lines; start again to go on from the last checkpoint",
+        )
+        return replace(end_of(error), reason="RankLost")
+
+    def conclude(self, end: End | None) -> dict[str, Any]:
+        """Publish what is left, the log and the outcome; the termination message before and after."""
+        write_termination_message(self.outcome(end), self.given.environment)
+        if self.publishing is not None:
+            try:
+                self.publishing.finish(
+                    lambda: self.publish_rest(end),
+                    patience_seconds=FINAL_PATIENCE_SECONDS,
+                    is_aborted=lambda: self.stop.is_aborted,
+                )
+            except SemiresError as error:
+                logger.error("The results could not be published: %s", error)
+                end = end if end is not None and end.exit_code not in EXIT_CODES.values() else end_of(error)
+        outcome = self.outcome(end)
+        write_termination_message(outcome, self.given.environment)
+        if self.reporter is not None:
+            self.reporter.close()
+        if self.server is not None:
+            self.server.close()
+        return outcome
+
+    def publish_rest(self, end: End | None) -> None:
+        """Everything that is not a checkpoint; the outcome last."""
+        publishing, number = self.publishing, self.attempt.number
+        assert publishing is not None
+        publishing.publisher.publish_files()
+        log = self.given.control.log
+        if log.is_file():
+            publishing.publisher.publish_bytes(f"log-a{number}.jsonl", log.read_bytes())
+        publishing.publisher.publish_bytes(f"outcome-a{number}.json", encoded(self.outcome(end)))
+
+    def outcome(self, end: End | None) -> dict[str, Any]:
+        """The outcome as it is known now."""
+        entries = self.publishing.publisher.entries if self.publishing else ()
+        scored = [entry for entry in entries if entry.metric is not None]
+        best = max(scored, key=lambda entry: (entry.stage == "train", entry.metric), default=None)
+        return outcome_json(
+            self.attempt,
+            end,
+            results=results_of(self.given.work / "results.json") if end is None else (),
+            best_checkpoint=best.as_reference() if best else None,
+            last_checkpoint=entries[-1].as_reference() if entries else None,
+        )
+
+    def open_page(self) -> None:
+        """Serve progress and metrics from now on, if that was asked for."""
+        if self.given.port is not None:
+            self.server = serve(("::", self.given.port), self.watch)
+            sys.stderr.write(f"Progress is served at port {self.server.port}.\n")
+
+    @property
+    def output(self) -> str:
+        """Where results go."""
+        return str(self.given.work) if self.is_local else self.given.resolved.output.rstrip("/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the output is the work folder itself."""
+        return not self.given.resolved.output.startswith("s3://")
+
+    def open_log(self) -> None:
+        """From here on messages go to the terminal or to the pod's log, and to the attempt's own."""
+        files = ReportFiles(log=self.given.control.log)
+        self.reporter = open_reporter(None, job=self.attempt.job, attempt=self.attempt.number, rank=None, files=files)
+
+    def on_line(self, line: str) -> None:
+        """A line of the ranks: ours are JSON and in the log already, others become a message there."""
+        if line.startswith("{") and line.endswith("}"):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+        elif line.strip():
+            logger.info("%s", line)
+
+    def fetch(self) -> dict[str, str]:
+        """Local paths of what is not local."""
+        self.watch.stage = "fetch"
+        return {}
+
+
+def results_of(path: Path) -> list[dict[str, Any]]:
+    """The scores of results.json in short; none if there is none."""
+    if not path.is_file():
+        return []
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    names = ("model", "split", "size", "oIoU", "mIoU")
+    return [{name: score[name] for name in names} for score in scores]
+
+
+def write_termination_message(outcome: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Leave the outcome where the kubelet looks for it, if there is such a place."""
+    path = environment.get(TERMINATION_LOG)
+    if path:
+        Path(path).write_bytes(encoded(outcome))
+
+
+def work_folder(resolved: Resolved, cache: Path) -> Path:
+    """The output itself if it is a folder, else one in the cache for this output and what is trained."""
+    if not resolved.output.startswith("s3://"):
+        return local_path(resolved.output)
+    key = hashlib.sha256(f"{resolved.output.rstrip('/')}\n{training_hash(resolved)}".encode()).hexdigest()
+    return cache / "runs" / f"{resolved.name}-{key[:16]}"
+
+
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Where inputs are kept, shared by all runs of this machine."""
+    return Path(environment.get(CACHE) or "~/.cache/semires").expanduser()

@@ -1,0 +1,82 @@
+"""What the supervisor's page tells: from the progress file of rank 0 and from what this process knows itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from semires_trainer.checkpoint_request import CheckpointRequests, pass_request, withdraw_request
+from semires_trainer.exposition import Attempt, Scene, Uploads, exposition, progress_document
+from semires_trainer.orders import ControlFolder
+from semires_trainer.progress_file import ProgressReport, read_progress
+from semires_trainer.publishing import Publishing
+from semires_trainer.ranks import Ranks
+
+
+@dataclass(kw_only=True)
+class RunWatch:
+    """Answers `serving.Watched` from any thread; the supervisor fills it in as the run goes on."""
+
+    control: ControlFolder
+    attempt: Attempt
+    stage: str = "prepare"
+    """What the supervisor does while no rank has reported."""
+    ranks: Ranks | None = None
+    publishing: Publishing | None = None
+    requests: CheckpointRequests = field(default_factory=CheckpointRequests)
+    passed: int = 0
+    """Requests for a checkpoint that were passed on to the ranks."""
+    passed_at: float = 0.0
+    """When the last one was, seconds since 1970."""
+
+    def progress(self) -> dict[str, Any]:
+        """The document of /progress."""
+        return progress_document(self._scene(), stage=self.stage)
+
+    def metrics(self) -> bytes:
+        """Prometheus' text."""
+        return exposition(self._scene())
+
+    def health(self) -> dict[str, Any]:
+        """Facts about the ranks and the uploads."""
+        reading, ranks = read_progress(self.control.progress), self.ranks
+        report = reading.report
+        return {
+            "stage": report.stage if report else self.stage,
+            "secondsSinceProgress": round(time.time() - report.last_updated_time.timestamp(), 1) if report else None,
+            "progressFile": reading.reason or "ok",
+            "ranks": [
+                {"rank": state.rank, "pid": state.pid, "state": state.state, "alive": state.is_alive}
+                for state in (ranks.states() if ranks else [])
+            ],
+            "publishing": (self.publishing.failure or "ok") if self.publishing else "not begun",
+        }
+
+    def request_checkpoint(self) -> dict[str, Any]:
+        """Pass the request on now, or when the minute is over."""
+        answer = self.requests.ask()
+        if answer.state == "Passed":
+            self._pass()
+        return {"state": answer.state, "seconds": round(answer.seconds, 1)}
+
+    def pass_due_request(self) -> None:
+        """Pass a deferred request on when its time has come; to be called every second or so."""
+        if self.requests.take_due():
+            self._pass()
+
+    def on_published(self, saved_at: float) -> None:
+        """A checkpoint was published: it answers the last request if it was saved after that."""
+        if saved_at >= self.passed_at:
+            withdraw_request(self.control.checkpoint_request)
+            self.requests.published()
+
+    def _pass(self) -> None:
+        self.passed += 1
+        self.passed_at = time.time()
+        pass_request(self.control.checkpoint_request, self.passed)
+
+    def _scene(self) -> Scene:
+        report: ProgressReport | None = read_progress(self.control.progress).report
+        uploads = self.publishing.uploads if self.publishing else Uploads()
+        return Scene(attempt=self.attempt, report=report, uploads=uploads, now=time.time())
