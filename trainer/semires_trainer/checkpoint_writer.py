@@ -97,8 +97,9 @@ class CheckpointWriter:
         self._last = under_way.result()
         if self._last.error is not None:
             self.failures += 1
-            # Here, not on the thread: a reporter's sinks belong to the caller's.
-            logger.debug("Writing %s failed.", self._last.folder, exc_info=self._last.error)
+            if not isinstance(self._last.error.__cause__, OSError):
+                # Here, not on the thread: where logs go need not be ready for several.
+                logger.error("Writing %s failed. Please report it.", self._last.folder, exc_info=self._last.error)
         self._tell(self._last)
 
     def close(self) -> None:
@@ -136,12 +137,17 @@ def _failure_of(act: Callable[[], None], root: Path) -> InfrastructureError | No
     try:
         act()
     except OSError as error:
-        found = explain_os_error(error, where=str(root))
-        kind = type(found) if isinstance(found, InfrastructureError) else InfrastructureError
-        return _caused(kind(found.message, remedy=FREE_SPACE), error)
+        return _caused(disk_failure(error, root), error)
     except Exception as error:
         return _caused(InfrastructureError(f"{type(error).__name__}: {error}", remedy="Please report it"), error)
     return None
+
+
+def disk_failure(error: OSError, path: Path) -> InfrastructureError:
+    """What an error of the disk under `path` means; DiskFull if it is full."""
+    found = explain_os_error(error, where=str(path))
+    kind = type(found) if isinstance(found, InfrastructureError) else InfrastructureError
+    return kind(found.message, remedy=FREE_SPACE)
 
 
 def _caused(failure: InfrastructureError, cause: Exception) -> InfrastructureError:

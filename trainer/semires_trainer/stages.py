@@ -12,6 +12,7 @@ from semires_trainer.atomic import file_sha256
 from semires_trainer.checkpoint import TrainingState
 from semires_trainer.checkpoint_folders import Progress, Stage, read_progress
 from semires_trainer.checkpoint_keeper import newest_checkpoint, open_keeper
+from semires_trainer.checkpoint_writer import disk_failure
 from semires_trainer.config import Resolved, ResolvedModel, ResolvedTraining
 from semires_trainer.data.datasets import EvalDataset
 from semires_trainer.distributed import World, synchronize_batch_norm
@@ -272,7 +273,10 @@ def provenance(run: Run, progress: Progress) -> dict[str, Any]:
 
 
 def publish(run: Run, model: LAVT, name: str, origin: dict[str, Any]) -> None:
-    """Write a deployable model folder, on rank 0."""
+    """Write a deployable model folder, on rank 0.
+
+    Raises InfrastructureError if it can't be written: the next start evaluates the last checkpoint again.
+    """
     if run.world.is_main:
         section = run.resolved.model
         info = ModelInfo(
@@ -281,7 +285,10 @@ def publish(run: Run, model: LAVT, name: str, origin: dict[str, Any]) -> None:
             provenance=origin,
             vocab=run.loaders.materials.vocab,
         )
-        save_model(run.model_folder(name), model, info)
+        try:
+            save_model(run.model_folder(name), model, info)
+        except OSError as error:
+            raise disk_failure(error, run.model_folder(name)) from error
     run.world.barrier()
 
 

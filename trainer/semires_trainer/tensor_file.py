@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,11 +44,11 @@ class Digest:
     bytes: int
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Digest:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> Digest:
     """Write tensors (on the CPU) to a new file and sync it. Raises OSError; KeyError for a dtype of no use here."""
     hasher, size = hashlib.sha256(), 0
     with path.open("xb") as handle:
-        for chunk in _chunks(tensors):
+        for chunk in _chunks(tensors, metadata):
             handle.write(chunk)
             hasher.update(chunk)
             size += len(chunk)
@@ -56,10 +57,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Digest:
     return Digest(sha256=hasher.hexdigest(), bytes=size)
 
 
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def _chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> Iterator[bytes | memoryview]:
     """The file in pieces: length of the header, header, tensors by dtype and name."""
     ordered = sorted(tensors.items(), key=lambda item: (RANKS[item[1].dtype], item[0]))
-    header = _header(dict(ordered))
+    header = _header(dict(ordered), metadata)
     yield len(header).to_bytes(8, "little") + header
     for _, tensor in ordered:
         content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
@@ -67,8 +68,9 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             yield content[start : start + CHUNK_BYTES]
 
 
-def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    entries, offset = {}, 0
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * tensor.element_size()
         entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
