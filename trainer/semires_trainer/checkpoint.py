@@ -188,8 +188,8 @@ def _check_moments(file: Path, state: TrainingState) -> None:
     """Each tensor belongs to a parameter of the student and is a number or of the parameter's shape."""
     shapes = {name: tuple(parameter.shape) for parameter, name in state.parameter_names.items()}
     for name, shape in _shapes_in(file).items():
-        parameter = name.rpartition("/")[0]
-        if shape not in ((), shapes.get(parameter)):
-            raise _Misfit(f"{file.name} has {name} {shape}, the parameter is {shapes.get(parameter)}")
-        if parameter not in shapes:
+        wanted = shapes.get(name.rpartition("/")[0])
+        if wanted is None:
             raise _Misfit(f"{file.name} has {name}, there is no such parameter")
+        if shape not in ((), wanted):
+            raise _Misfit(f"{file.name} has {name} {shape}, the parameter is {wanted}")
