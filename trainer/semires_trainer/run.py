@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,15 @@ import torch
 
 from semires_trainer.checkpoint import Progress
 from semires_trainer.config import Resolved, ResolvedTraining
+from semires_trainer.data.bad_images import BadImages
+from semires_trainer.data.pictures import is_usable
 from semires_trainer.distributed import World, joined_world
-from semires_trainer.errors import GpuMemoryError
+from semires_trainer.exhaustion import LOADING, PROPOSALS, memory_errors
 from semires_trainer.identity import claim_output
 from semires_trainer.inputs import with_local_paths
 from semires_trainer.loaders import Loaders
-from semires_trainer.materials import load_materials, propose
+from semires_trainer.materials import Materials, load_materials, propose
+from semires_trainer.proposals.packed_cache import PackedCache
 from semires_trainer.schedule import check_batches
 from semires_trainer.showcase import draw_pictures
 from semires_trainer.signals import stop_on_signals
@@ -26,18 +28,8 @@ from semires_trainer.stages import EVALUATION_BATCH, Run, burn_in, evaluate_all,
 from semires_trainer.steps import Compute
 from semires_trainer.telemetry import Phase, Reporter, null_reporter, open_reporter
 
-
-@contextmanager
-def gpu_memory_errors() -> Iterator[None]:
-    """Tell a user what to do when the GPU's memory is exhausted."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise GpuMemoryError(
-            f"the GPU has too little memory: {error}",
-            field="spec.training.microBatch",
-            remedy="Halve it: accumulation keeps the global batch the same",
-        ) from error
+BAD_IMAGES = Path(".run") / "bad-images"
+"""Below the work folder: markers of the bad images that this node has met."""
 
 
 def run_rank(resolved: Resolved, *, stages: Sequence[str]) -> None:
@@ -46,13 +38,19 @@ def run_rank(resolved: Resolved, *, stages: Sequence[str]) -> None:
     with (
         joined_world(device=training.device, deterministic=training.deterministic) as world,
         stop_on_signals() as stop,
-        gpu_memory_errors(),
+        memory_errors(LOADING, world),
     ):
         check_batches(training, processes=world.size)
         compute = Compute(world=world, bf16=uses_bf16(training, world), channels_last=training.channels_last)
-        workers = loader_workers(training, world)
-        loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=workers)
+        materials = load_materials(resolved)
         identity = str(world.broadcast(claim_output(Path(resolved.output), resolved) if world.is_main else None))
+        loaders = Loaders(
+            resolved=resolved,
+            materials=materials,
+            world=world,
+            workers=loader_workers(training, world),
+            bad_images=open_bad_images(resolved, materials, world),
+        )
         unreported = Run(
             resolved=resolved,
             identity=identity,
@@ -65,22 +63,48 @@ def run_rank(resolved: Resolved, *, stages: Sequence[str]) -> None:
             run_stages(replace(unreported, reporter=reporter), stages)
 
 
+def open_bad_images(resolved: Resolved, materials: Materials, world: World) -> BadImages:
+    """The bad images this node knows. Those of an earlier start are looked at again: repaired ones are used.
+
+    DataError if more than the limit are still bad.
+    """
+    known = BadImages(folder=Path(resolved.output) / BAD_IMAGES, limit=resolved.dataset.bad_image_limit)
+    if world.local_rank == 0:
+        records = {record.file_name: record for record in materials.dataset.images.values()}
+        known.forget_mended(lambda name: name not in records or is_usable(materials.images, records[name]))
+    world.barrier()
+    return known
+
+
 def run_stages(this: Run, stages: Sequence[str]) -> None:
     """Each stage in its order; what is done already is skipped by the stages themselves."""
     cache = None
-    make_proposals = functools.partial(
-        propose, this.resolved, this.loaders.materials, this.world, this.reporter, stop=this.stop
-    )
-    if "propose" in stages:
-        cache = make_proposals()
-    if "train" in stages:
-        burn_in(this)
-        mutual_learning(this, cache or make_proposals())
-    if "evaluate" in stages:
-        evaluate_all(this)
-        if this.world.is_main:
-            draw_pictures(this)
-        this.world.barrier()
+    try:
+        if "propose" in stages:
+            cache = make_proposals(this)
+        if "train" in stages:
+            burn_in(this)
+            mutual_learning(this, cache or make_proposals(this))
+        if "evaluate" in stages:
+            evaluate_all(this)
+            if this.world.is_main:
+                draw_pictures(this)
+            this.world.barrier()
+    finally:
+        this.tell_bad_images()
+
+
+def make_proposals(this: Run) -> PackedCache:
+    """The proposals of all train images in use; bad images have none."""
+    with memory_errors(PROPOSALS, this.world):
+        return propose(
+            this.resolved,
+            this.loaders.materials,
+            this.world,
+            this.reporter,
+            stop=this.stop,
+            on_bad=this.note_bad_image if this.loaders.bad_images else None,
+        )
 
 
 def report_of(this: Run, stages: Sequence[str]) -> Reporter:

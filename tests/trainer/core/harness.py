@@ -22,7 +22,7 @@ from semires_trainer.distributed import joined_world
 from semires_trainer.identity import claim_output
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import load_materials
-from semires_trainer.run import run_stages
+from semires_trainer.run import open_bad_images, run_stages
 from semires_trainer.signals import StopFlag
 from semires_trainer.sinks import NullSink, Position
 from semires_trainer.stages import Run, evaluate_all
@@ -123,9 +123,16 @@ def opened_run(document: Document, *, stop_when: Moment = never) -> Iterator[tup
     """What `run_rank` does before the stages, with a watch instead of a display."""
     resolved = resolved_of(document)
     with joined_world(device="CPU", deterministic=resolved.training.deterministic) as world:
-        loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=0)
+        materials = load_materials(resolved)
         watch = Watch(stop=StopFlag(), stop_when=stop_when)
         identity = world.broadcast(claim_output(Path(resolved.output), resolved) if world.is_main else None)
+        loaders = Loaders(
+            resolved=resolved,
+            materials=materials,
+            world=world,
+            workers=resolved.training.workers or 0,
+            bad_images=open_bad_images(resolved, materials, world),
+        )
         run = Run(
             resolved=resolved,
             identity=identity,

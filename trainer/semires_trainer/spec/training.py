@@ -96,8 +96,8 @@ class Training(Section):
     burn_in_batch: Positive | None = None
     """Labelled images per optimizer step in burn-in."""
     micro_batch: Positive | None = None
-    """Upper limit of images of one kind per process and forward pass; the rest is accumulated. Left out: no
-    limit."""
+    """Upper limit of images, labelled and unlabelled together, per process and forward pass; the rest is
+    accumulated. Left out: no limit."""
     learning_rate: PositiveDecimal | None = None
     """AdamW's learning rate at the first step."""
     weight_decay: NonNegative | None = None
