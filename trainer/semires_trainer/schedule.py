@@ -67,18 +67,19 @@ def images_per_pass(training: ResolvedTraining, stage: StageName, *, processes: 
 
 
 def smaller_micro_batch(training: ResolvedTraining, stage: StageName, *, processes: int) -> int | None:
-    """The `microBatch` with the next fewer images per pass of `stage`, half of them or less, that both stages can keep.
+    """The `microBatch` with half the images per pass of `stage`, or the next fewer, that both stages can keep.
 
     None if there is none: a pass takes one image already, or as few as the proportion of labelled and unlabelled
     images allows.
     """
-    options = []
-    for limit in range(1, images_per_pass(training, stage, processes=processes)):
+    used, options = images_per_pass(training, stage, processes=processes), []
+    for limit in range(1, used):
         limited = replace(training, micro_batch=limit)
         with contextlib.suppress(ConfigError):  # too small for equal parts of one of the stages
             check_batches(limited, processes=processes)
             options.append((images_per_pass(limited, stage, processes=processes), -limit))
-    return -max(options)[1] if options else None
+    halved = [option for option in options if option[0] <= used / 2]
+    return -max(halved)[1] if halved else None
 
 
 def burn_in_length(training: ResolvedTraining, *, num_labeled: int) -> StageLength:
