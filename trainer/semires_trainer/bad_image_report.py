@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,23 +25,23 @@ class BadImageReport:
         self._reporter = reporter
         self._path = output / FILE
         self._told: set[str] = set()
+        self._seen = -1
+        self._logged = 0
 
-    def tell(self) -> int:
-        """Warn of each new bad image and bring the file up to date; returns how many are new."""
-        if self._bad_images.count() == len(self._told):
-            return 0
+    def tell(self) -> None:
+        """Warn of each new bad image and bring the file up to date."""
+        if self._bad_images.count() == self._seen:
+            return
         reasons = self._bad_images.reasons()
         new = [name for name in reasons if name not in self._told]
         for number, name in enumerate(new, start=len(self._told) + 1):
             text = f"Bad image {number} of {self._bad_images.limit} allowed, left out of training: {reasons[name]}"
             self._reporter.warning(text, image=name, reason=reasons[name])
-        self._told = set(reasons)
-        self.write()
-        return len(new)
+        self._told, self._seen = set(reasons), len(reasons)
+        self._write(reasons)
 
-    def write(self) -> None:
+    def _write(self, reasons: Mapping[str, str]) -> None:
         """Replace `bad-images.json`; without bad images, remove that of an earlier start."""
-        reasons = self._bad_images.reasons()
         if not reasons:
             self._path.unlink(missing_ok=True)
             return
@@ -52,6 +52,8 @@ class BadImageReport:
     def watch(self, batches: Iterable[T], first_step: int) -> Iterator[T]:
         """Pass on the batches of the steps from `first_step` (of the whole run) on, telling what they met."""
         for step, batch in enumerate(batches, start=first_step):
-            if self.tell():
-                self._reporter.log_metrics(step, {METRIC: self._bad_images.count()})
+            self.tell()
+            if len(self._told) != self._logged:
+                self._logged = len(self._told)
+                self._reporter.log_metrics(step, {METRIC: self._logged})
             yield batch

@@ -82,9 +82,9 @@ def test_a_smaller_micro_batch_is_not_advised_where_it_would_not_help(activity: 
 
 
 def test_what_was_done_last_counts(steps: Activity) -> None:
-    with pytest.raises(GpuMemoryError, match="for an evaluation") as found, memory_errors(steps, GPU):
-        with memory_errors(EVALUATION, GPU):
-            raise torch.OutOfMemoryError(TORCH)
+    inner = memory_errors(EVALUATION, GPU)
+    with pytest.raises(GpuMemoryError, match="for an evaluation") as found, memory_errors(steps, GPU), inner:
+        raise torch.OutOfMemoryError(TORCH)
 
     assert found.value.micro_batch is None
 

@@ -75,7 +75,7 @@ class Inputs:
             try:
                 return place, self._with_record(self.picture_of(refs[place]), file_name, proposals)
             except BadImageError as error:
-                bad.add(file_name, str(error))
+                bad.add(file_name, error.message)
         raise DataError(
             f"none of the {len(refs)} {stream} samples has a usable image",
             field="spec.dataset.images",

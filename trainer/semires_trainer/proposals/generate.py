@@ -81,7 +81,7 @@ class ImageReader:
         """Tell `on_bad` of a bad image, or raise its error."""
         if self.on_bad is None:
             raise error
-        self.on_bad(file_name, str(error))
+        self.on_bad(file_name, error.message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +119,7 @@ def hash_images(
         except DataError as error:
             if on_bad is None:
                 raise
-            on_bad(name, str(error))
+            on_bad(name, error.message)
     return digests
 
 
