@@ -18,6 +18,12 @@ NAMED = re.compile(r"\d+|(GPU|MIG)-[\w/-]+", re.IGNORECASE)
 every machine, `none`, `void` and -1 name none."""
 
 
+class GpuNotVisible(InfrastructureError):
+    """GPUs that were asked for are not there, or fewer than processes."""
+
+    reason = "GpuNotVisible"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
     """GPUs that the environment promises this node."""
@@ -56,7 +62,7 @@ def num_named(devices: str) -> int:
 def device_of(wanted: str, local_rank: int, *, local_size: int = 1) -> torch.device:
     """Resolve `training.device` Auto, CUDA or CPU for one of `local_size` processes of this node.
 
-    InfrastructureError if a GPU was asked for, by the manifest or by the environment, and is not visible, or if there
+    GpuNotVisible if a GPU was asked for, by the manifest or by the environment, and is not visible, or if there
     are fewer GPUs than processes. Auto is the CPU only where nobody asked for a GPU and none is there.
     """
     if wanted == "CPU":
@@ -74,7 +80,7 @@ def device_of(wanted: str, local_rank: int, *, local_size: int = 1) -> torch.dev
     return torch.device("cuda", local_rank)
 
 
-def _not_visible(asked: str, visible: int) -> InfrastructureError:
+def _not_visible(asked: str, visible: int) -> GpuNotVisible:
     why = f" ({_problem()})" if visible == 0 else ""
     if not _has_gpu_build():
         remedy = "Install a build of PyTorch for GPUs"
@@ -82,7 +88,7 @@ def _not_visible(asked: str, visible: int) -> InfrastructureError:
         remedy = "Look with nvidia-smi: driver, container runtime, the cluster's device plugin"
     else:
         remedy = "Start one process per GPU, or look with nvidia-smi and at CUDA_VISIBLE_DEVICES why others are hidden"
-    return InfrastructureError(
+    return GpuNotVisible(
         f"{asked}, but PyTorch sees {_gpus(visible)}{why}",
         field="spec.training.device",
         remedy=f"{remedy}; device: CPU trains without",

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,49 @@ BAD_STEP = 4
 """Of mutual learning: one after the checkpoint at the end of its first epoch."""
 
 
-def bad_images(data: Path, output: Path, *, rank: int) -> ranks.Json:
-    """A file that is cut before mutual learning, by one rank; each loads with two processes of its own."""
-    document = ranks.calm(harness.document_of(data, output, burnInEpochs=1, epochs=2, workers=2))
-    name = unlabeled_image(document)
-    path = data / "images" / name
-    whole = path.read_bytes()
+def bad_images(data: Path, output: Path) -> ranks.Json:
+    """A file that is cut before mutual learning reads it; each rank loads with two processes of its own."""
+    document = harness.document_of(data, output, burnInEpochs=1, epochs=2, workers=2)
+    path = data / "images" / unlabeled_image(document)
 
     def cut_when_mutual_learning_begins(position: harness.Position) -> bool:
-        if rank == 0 and position.stage == "proposals":
-            path.write_bytes(whole)
-        if rank == 0 and position.stage == "train" and position.done == 0:
-            path.write_bytes(whole[: len(whole) // 2])
+        # Each rank for itself: none can begin to read before the file is cut.
+        if position.stage == "train" and position.done == 0:
+            harness.cut(path)
         return False
 
-    watch = ranks.train(document, stop_when=cut_when_mutual_learning_begins)
+    with recorded_refs() as refs:
+        watch = ranks.train(document, stop_when=cut_when_mutual_learning_begins)
     told = [text for text in watch.messages if text.startswith("Bad image")]
-    return {"losses": watch.losses, "told": told, "name": name}
+    return {"refs": refs, "told": told, "name": path.name}
+
+
+@contextmanager
+def recorded_refs() -> Iterator[list[list[int]]]:
+    """Places of the unlabelled refs of each step of this rank."""
+    refs: list[list[int]] = []
+
+    def record(micro_batches: Any, step: int) -> Any:
+        refs.append([int(ref) for _, unlabeled in micro_batches for ref in unlabeled["ref"]])
+        return micro_batches
+
+    with changed_batches(record):
+        yield refs
+
+
+@contextmanager
+def changed_batches(change: Callable[[Any, int], Any]) -> Iterator[None]:
+    """Steps of mutual learning get `change(micro_batches, step)`."""
+    sound = MutualStep.compute_gradients
+
+    def compute_gradients(self: MutualStep, micro_batches: Any, *, step: int) -> dict[str, torch.Tensor]:
+        return sound(self, change(micro_batches, step), step=step)
+
+    MutualStep.compute_gradients = compute_gradients  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        MutualStep.compute_gradients = sound  # type: ignore[method-assign]
 
 
 def unlabeled_image(document: harness.Document) -> str:
@@ -59,22 +86,16 @@ def unlabeled_image(document: harness.Document) -> str:
     )
 
 
-@contextmanager
-def not_finite(*, rank: int, size: int) -> Iterator[None]:
-    """One image of one rank is NaN in one step: the last rank's."""
-    sound = MutualStep.compute_gradients
+def last_is_not_finite(rank: int, size: int) -> Callable[[Any, int], Any]:
+    """One labelled image of the last rank is NaN in one step."""
 
-    def compute_gradients(self: MutualStep, micro_batches: Any, *, step: int) -> dict[str, torch.Tensor]:
-        if step == BAD_STEP and rank == size - 1:
-            (labeled, unlabeled), *others = micro_batches
-            micro_batches = [({**labeled, "image": labeled["image"] * torch.nan}, unlabeled), *others]
-        return sound(self, micro_batches, step=step)
+    def spoil(micro_batches: Any, step: int) -> Any:
+        if step != BAD_STEP or rank != size - 1:
+            return micro_batches
+        (labeled, unlabeled), *others = micro_batches
+        return [({**labeled, "image": labeled["image"] * torch.nan}, unlabeled), *others]
 
-    MutualStep.compute_gradients = compute_gradients  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        MutualStep.compute_gradients = sound  # type: ignore[method-assign]
+    return spoil
 
 
 def diverging(data: Path, output: Path, policy: str) -> ranks.Json:
@@ -94,9 +115,9 @@ def rank_main(rank: int, size: int, ports: list[int], data: Path, results: Path)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size))
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     outputs = results / f"{size}-processes"
-    found: ranks.Json = {"bad_images": bad_images(data, outputs / "bad-images", rank=rank)}
+    found: ranks.Json = {"bad_images": bad_images(results / f"data-{size}", outputs / "bad-images")}
     if size > 1:
-        with not_finite(rank=rank, size=size):
+        with changed_batches(last_is_not_finite(rank, size)):
             for policy in ("Stop", "Skip", "RollBack"):
                 found[policy] = diverging(data, outputs / policy, policy)
         skipped, rolled_back = (harness.newest_tensors(outputs / policy) for policy in ("Skip", "RollBack"))
@@ -108,6 +129,7 @@ def main(data: Path, results: Path) -> int:
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
     for size in (1, 2):
+        shutil.copytree(data, results / f"data-{size}")
         ports = ranks.free_ports(MEETINGS)
         processes = [context.Process(target=rank_main, args=(rank, size, ports, data, results)) for rank in range(size)]
         for process in processes:

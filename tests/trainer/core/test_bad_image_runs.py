@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ import pytest
 from PIL import Image
 
 from semires_trainer.config import parse_job
-from semires_trainer.data.images import decode
 from semires_trainer.errors import DataError
 from semires_trainer.launch import run
 from semires_trainer.materials import load_materials
@@ -40,13 +38,6 @@ def image_names(harness: ModuleType, document: dict[str, Any]) -> tuple[list[str
         for refs in (materials.labeled, materials.unlabeled)
     )
     return labeled, [name for name in unlabeled if name not in labeled]
-
-
-def truncate(path: Path) -> None:
-    """Cut a file in half, once."""
-    with contextlib.suppress(DataError):
-        decode(path.read_bytes())
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def when(moment: Moment, act: Callable[[], None], stop: Moment) -> Moment:
@@ -91,7 +82,7 @@ def test_a_run_goes_on_when_a_file_is_truncated_under_it_and_resumes_exactly(
         document = harness.document_of(data, output, workers=workers)
         path = data / "images" / image_names(harness, document)[1][0]
         try:
-            look = when(at("train", 0), lambda path=path: truncate(path), stop)
+            look = when(at("train", 0), lambda path=path: harness.cut(path), stop)
             watches.append(harness.train(document, stop_when=look))
         except StopRequested:
             if markers == "lost":
@@ -116,7 +107,7 @@ def test_a_whole_run_with_bad_images_ends_well_and_lists_them(
     shutil.rmtree(data / "store", ignore_errors=True)
     document = harness.document_of(data, output)
     (first, *_), (second, *_) = image_names(harness, document)
-    truncate(data / "images" / first)
+    harness.cut(data / "images" / first)
     Image.new("RGB", (8, 8)).save(data / "images" / second)
 
     run(parse_job(document))
@@ -137,7 +128,7 @@ def test_more_bad_images_than_allowed_end_the_run_which_goes_on_when_more_are_al
     data = copies()
     document = harness.changed(harness.document_of(data, output), dataset__badImageLimit=1)
     for name in image_names(harness, document)[0][:2]:
-        truncate(data / "images" / name)
+        harness.cut(data / "images" / name)
 
     for _ in range(2):
         with pytest.raises(DataError, match=r"badImageLimit: 2 images are bad, 1 are allowed.*can't be decoded") as end:
@@ -157,7 +148,7 @@ def test_repaired_images_are_used_again(
     document = harness.changed(harness.document_of(data, output), dataset__badImageLimit=0)
     path = data / "images" / image_names(harness, document)[0][0]
     content = path.read_bytes()
-    truncate(path)
+    harness.cut(path)
 
     with pytest.raises(DataError, match="1 images are bad, 0 are allowed"):
         harness.train(document, stages=("propose", "train"))
@@ -177,7 +168,7 @@ def test_a_bad_evaluation_image_ends_the_run_which_goes_on_when_it_is_repaired(
     materials = load_materials(harness.resolved_of(document))
     path = data / "images" / materials.dataset.images[materials.dataset.refs_of("val")[0].image_id].file_name
     content = path.read_bytes()
-    truncate(path)
+    harness.cut(path)
 
     with pytest.raises(DataError, match=rf"image {path.name} .*evaluation images are never replaced") as end:
         harness.train(document)

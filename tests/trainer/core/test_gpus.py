@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from semires_trainer.errors import InfrastructureError
-from semires_trainer.gpus import Wish, device_of, wish_of
+from semires_trainer.gpus import GpuNotVisible, Wish, device_of, wish_of
 
 UUIDS = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,MIG-GPU-8932f937-d72c/1/0"
 
@@ -77,7 +76,7 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error_of_the_infrastruc
 ) -> None:
     machine(**facts)
 
-    with pytest.raises(InfrastructureError, match=rf"^spec\.training\.device: .*{message}.*device: CPU") as refused:
+    with pytest.raises(GpuNotVisible, match=rf"^spec\.training\.device: .*{message}.*device: CPU") as refused:
         device_of(wanted, 0)
 
     assert refused.value.exit_code == 150
@@ -88,21 +87,21 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error_of_the_infrastruc
 def test_more_processes_than_gpus_are_refused_on_every_rank(machine: Any, wanted: str, rank: int) -> None:
     machine(gpus=2)
 
-    with pytest.raises(InfrastructureError, match="4 processes need a GPU each, but PyTorch sees 2 GPUs"):
+    with pytest.raises(GpuNotVisible, match="4 processes need a GPU each, but PyTorch sees 2 GPUs"):
         device_of(wanted, rank, local_size=4)
 
 
 def test_the_driver_is_quoted(machine: Any) -> None:
     machine(gpus=0, problem="The NVIDIA driver on your system is too old (found version 11040). Please update.")
 
-    with pytest.raises(InfrastructureError, match=r"driver on your system is too old \(found .* 11040\)\).*nvidia"):
+    with pytest.raises(GpuNotVisible, match=r"driver on your system is too old \(found .* 11040\)\).*nvidia"):
         device_of("CUDA", 0)
 
 
 def test_a_build_for_the_cpu_is_told(machine: Any) -> None:
     machine(gpus=0, cuda=None)
 
-    with pytest.raises(InfrastructureError, match=r"is built for the CPU only.*Install a build of PyTorch for GPUs"):
+    with pytest.raises(GpuNotVisible, match=r"is built for the CPU only.*Install a build of PyTorch for GPUs"):
         device_of("CUDA", 0)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semires_trainer.data.bad_images import BadImages
+from semires_trainer.data.bad_images import BadImages, TooManyBadImages
 from semires_trainer.data.custom import load_custom
 from semires_trainer.data.datasets import EvalDataset, Inputs, LabeledDataset, UnlabeledDataset, evaluation_pairs
 from semires_trainer.data.images import ImageSource
@@ -207,7 +207,7 @@ def test_more_than_the_limit_end_the_run_naming_them(folder: Path, labeled: Labe
         truncate(folder / f"{key}.jpg")
 
     message = r"badImageLimit: 4 images are bad, 3 are allowed: image 0\.jpg .*; image 1\.jpg .* Repair the files"
-    with pytest.raises(DataError, match=message) as end:
+    with pytest.raises(TooManyBadImages, match=message) as end:
         list(map(labeled.__getitem__, (Address(epoch=0, index=index) for index in range(IMAGES))))
 
     assert end.value.exit_code == 3
@@ -221,7 +221,7 @@ def test_the_limit_holds_over_worker_processes(folder: Path, labeled: LabeledDat
         stream=EndlessStream(size=IMAGES, batch=2, seed=0, name="x"), start_step=0, end_step=4, micro_batch=1
     )
 
-    with pytest.raises(DataError, match=r"images are bad, 3 are allowed"):
+    with pytest.raises(TooManyBadImages, match=r"images are bad, 3 are allowed"):
         list(load_batches(labeled, batches, workers=workers))
 
 
@@ -247,7 +247,9 @@ def test_an_evaluation_image_is_never_replaced(folder: Path, bad: BadImages, inp
     dataset = EvalDataset(inputs=inputs, refs=inputs.dataset.refs, pairs=evaluation_pairs(inputs.dataset.refs))
     place = next(number for number, (ref, _) in enumerate(dataset.pairs) if ref == 5)
 
-    with pytest.raises(DataError, match=r"image 5\.jpg .*evaluation images are never replaced.*Repair the file") as end:
+    with pytest.raises(
+        BadImageError, match=r"image 5\.jpg .*evaluation images are never replaced.*Repair the file"
+    ) as end:
         dataset[place]
 
     assert end.value.exit_code == 3
@@ -324,5 +326,5 @@ def test_a_later_start_with_too_many_bad_images_ends_at_once(bad: BadImages) -> 
     for key in range(3):
         bad.add(f"{key}.jpg", "damaged")
 
-    with pytest.raises(DataError, match=r"3 images are bad, 2 are allowed"):
+    with pytest.raises(TooManyBadImages, match=r"3 images are bad, 2 are allowed"):
         replace(bad, limit=2).forget_mended(lambda name: False)

@@ -20,6 +20,12 @@ LISTED = 5
 """Bad images that an error names; the others stand in bad-images.json."""
 
 
+class TooManyBadImages(DataError):
+    """More training images are bad than `spec.dataset.badImageLimit` allows."""
+
+    reason = "TooManyBadImages"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadImages:
     """The bad images that are known on this node. Cheap to pickle; every call looks at the folder."""
@@ -37,7 +43,7 @@ class BadImages:
         """Note a bad image; noting one again changes nothing.
 
         Raises:
-            DataError: there are more than `limit` now.
+            TooManyBadImages: there are more than `limit` now.
             InfrastructureError: the marker cannot be written.
         """
         if file_name not in self:
@@ -66,7 +72,7 @@ class BadImages:
     def forget_mended(self, is_good: Callable[[str], bool]) -> None:
         """Look at those of an earlier start again: a file that was repaired meanwhile is used. One process of a node.
 
-        DataError if more than `limit` are still bad: before the run has cost anything.
+        TooManyBadImages if more than `limit` are still bad: before the run has cost anything.
         """
         for file_name in self.names():
             if is_good(file_name):
@@ -74,12 +80,12 @@ class BadImages:
         self.check_limit()
 
     def check_limit(self) -> None:
-        """DataError, naming the first, if there are more than `limit`."""
+        """TooManyBadImages, naming the first, if there are more than `limit`."""
         if self.count() <= self.limit:
             return
         reasons = self.reasons()
         first = "; ".join(list(reasons.values())[:LISTED])
-        raise DataError(
+        raise TooManyBadImages(
             f"{len(reasons)} images are bad, {self.limit} are allowed: {first}{'; ...' * (len(reasons) > LISTED)}",
             field="spec.dataset.badImageLimit",
             remedy="Repair the files (bad-images.json lists all), or allow more; the run then goes on where it stopped",

@@ -204,7 +204,7 @@ class EvalDataset(TorchDataset[Sample]):
         try:
             return self.inputs.picture_of(ref)
         except BadImageError as error:
-            raise DataError(
+            raise BadImageError(
                 f"{error.message}, and evaluation images are never replaced: figures over others compare with none",
                 field=error.field,
                 remedy="Repair the file, or take its refs out of the split; the run then goes on where it stopped",

@@ -15,6 +15,8 @@ from semires_trainer.errors import DataError, InfrastructureError
 class BadImageError(DataError):
     """One image can't be used: absent, unreadable, damaged, or of another size than annotated."""
 
+    reason = "BadImage"
+
 
 class Picture(NamedTuple):
     """One image, ready for augmentation."""
