@@ -36,6 +36,7 @@ def told(error: Exception, activity: Activity, world: World = GPU) -> SemiresErr
     "error",
     [
         pytest.param(torch.OutOfMemoryError(TORCH), id="caching-allocator"),
+        pytest.param(torch.OutOfMemoryError("Tried to allocate 2 GiB"), id="by-type-alone"),
         pytest.param(torch.AcceleratorError("CUDA error: out of memory"), id="driver"),
         pytest.param(RuntimeError(CUBLAS), id="cublas"),
         pytest.param(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), id="cudnn"),

@@ -36,7 +36,7 @@ class BadImages:
     """`spec.dataset.badImageLimit`."""
 
     def __contains__(self, file_name: str) -> bool:
-        """Whether an image is known to be bad: one look for a file, about 3 µs."""
+        """Whether an image is known to be bad: one look for a file, about 10 µs."""
         return self._marker(file_name).exists()
 
     def add(self, file_name: str, reason: str) -> None:

@@ -139,7 +139,8 @@ class Training(Section):
     train_embeddings: Flag = False
     """Train BERT's embeddings too; sensible when bert is random."""
     device: Device = "Auto"
-    """CUDA fails when there is no GPU; Auto falls back to the CPU."""
+    """CUDA fails when there is no GPU; Auto falls back to the CPU unless the environment asks for GPUs, as the
+    operator's does."""
     precision: Precision = "Auto"
     """BF16 autocast or FP32; Auto is BF16 on GPUs that support it."""
     compile: Flag = False

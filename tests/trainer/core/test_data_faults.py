@@ -1,9 +1,12 @@
-"""Real runs whose images are bad, or go bad while they train: they go on, tell of it, and resume to the bit."""
+"""Real runs whose images or loaders fail while they train: they go on, or end with a reason, and resume to the bit."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 
 from semires_trainer.config import parse_job
-from semires_trainer.errors import DataError
+from semires_trainer.errors import DataError, InfrastructureError
 from semires_trainer.launch import run
 from semires_trainer.materials import load_materials
 from semires_trainer.metrics_log import read_records, series
@@ -176,4 +179,22 @@ def test_a_bad_evaluation_image_ends_the_run_which_goes_on_when_it_is_repaired(
     harness.train(document)
 
     assert end.value.exit_code == 3
+    assert harness.differing(harness.newest_tensors(output), harness.newest_tensors(finished)) == []
+
+
+def test_a_loader_process_that_is_killed_ends_the_run_which_goes_on_when_started_again(
+    finished: Path, data: Path, output: Path, harness: ModuleType
+) -> None:
+    """As the kernel does when memory runs out; torch notices in whatever the rank is doing."""
+    document = harness.document_of(data, output, workers=1, checkpoint={"intervalSteps": 1})
+
+    def kill() -> None:
+        process = multiprocessing.active_children()[0]
+        os.kill(process.pid or 0, signal.SIGKILL)
+
+    with pytest.raises(InfrastructureError, match=r"a loader process of rank 0 was lost: .*killed by signal") as end:
+        harness.train(document, stop_when=when(at("train", 1), kill, never))
+    harness.train(document)
+
+    assert end.value.exit_code == 150
     assert harness.differing(harness.newest_tensors(output), harness.newest_tensors(finished)) == []
