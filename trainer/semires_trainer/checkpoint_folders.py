@@ -80,6 +80,7 @@ class Summary:
     """Optimizer steps of the stage."""
     epoch: int
     """Whole epochs of the stage."""
+    steps_per_epoch: int
     best_oiou: float | None
     """Best oIoU on the selection split in this stage, percent."""
     oiou: float | None
@@ -155,7 +156,7 @@ def read_progress(folder: Path, *, identity: str) -> Progress:
             field="spec.output",
             remedy="Choose another output, or restore the manifest the run was started with",
         )
-    del content["epoch"]
+    del content["epoch"], content["steps_per_epoch"]
     return Progress(**{**content, "skipped_steps": tuple(content["skipped_steps"])})
 
 
@@ -167,6 +168,7 @@ def read_summary(folder: Path) -> Summary:
         stage=content["stage"],
         step=content["step"],
         epoch=content["epoch"],
+        steps_per_epoch=content["steps_per_epoch"],
         best_oiou=content["best_oiou"],
         oiou=content["oiou"],
         finished=content["finished"],

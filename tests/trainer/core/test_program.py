@@ -14,17 +14,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from semires_trainer.checkpoint_folders import newest_valid
 from semires_trainer.config import parse_job
-from semires_trainer.distributed import device_of
-from semires_trainer.errors import ConfigError, DivergedError, GpuMemoryError, InfrastructureError
+from semires_trainer.errors import ConfigError, DivergedError
 from semires_trainer.launch import run
 from semires_trainer.orders import Attempt, ControlFolder, Orders
 from semires_trainer.outcome import read_end
 from semires_trainer.rank import main as rank_main
-from semires_trainer.run import gpu_memory_errors, run_here
+from semires_trainer.run import run_here
 from semires_trainer.signals import StopFlag, stop_on_signals
 
 
@@ -152,30 +150,6 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
         run(parse_job(document), nproc=processes)
 
     assert not output.exists()
-
-
-def test_a_gpu_that_is_not_there_is_an_error_of_the_infrastructure() -> None:
-    with pytest.raises(InfrastructureError, match=r"device CUDA needs GPU \d+, but \d+ are visible") as refused:
-        device_of("CUDA", torch.cuda.device_count())
-
-    assert refused.value.exit_code == 150
-
-
-def test_auto_falls_back_to_the_cpu_only_without_a_gpu() -> None:
-    has_gpu = torch.cuda.is_available() and torch.cuda.device_count() > 0
-
-    assert device_of("Auto", 0).type == ("cuda" if has_gpu else "cpu")
-    assert device_of("CPU", 7).type == "cpu"
-
-
-def test_exhausted_gpu_memory_names_the_remedy() -> None:
-    with (
-        pytest.raises(GpuMemoryError, match=r"microBatch: .*tried to allocate.*Halve it") as refused,
-        gpu_memory_errors(),
-    ):
-        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
-
-    assert refused.value.exit_code == 6
 
 
 def test_the_first_signal_sets_the_flag_and_the_second_is_left_to_whoever_was_there() -> None:
