@@ -84,7 +84,7 @@ class Summary:
     best_oiou: float | None
     """Best oIoU on the selection split in this stage, percent."""
     oiou: float | None
-    """The last one."""
+    """That at this very step; None if it was not evaluated."""
     finished: bool
     """The stage is done."""
 
@@ -170,7 +170,7 @@ def read_summary(folder: Path) -> Summary:
         epoch=content["epoch"],
         steps_per_epoch=content["steps_per_epoch"],
         best_oiou=content["best_oiou"],
-        oiou=content["oiou"],
+        oiou=content["oiou"] if content["evaluated_step"] == content["step"] else None,
         finished=content["finished"],
     )
 

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from semires_trainer.atomic import file_sha256
-from semires_trainer.checkpoint_folders import MANIFEST, STATE, checkpoints_of, fault_of, number_of
+from semires_trainer.checkpoint_folders import MANIFEST, checkpoints_of, fault_of, number_of, read_summary
 from semires_trainer.errors import InfrastructureError
 from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
 from semires_trainer.storage import Storage
@@ -60,7 +59,9 @@ class Publisher:
         keep_last: int,
         keep_every: int | None = None,
     ) -> None:
-        """`keep_every`: epochs of a stage between checkpoints that are kept for good. `confirm` raises if another attempt owns the output by now; `outgoing` is a folder on the disk of `work`."""
+        """`confirm` raises if another attempt owns the output by now; `outgoing` is a folder on the disk of `work`;
+        `keep_every`: epochs of a stage between checkpoints that are kept for good.
+        """
         self._storage = storage
         self._output = output.rstrip("/")
         self._work = work
@@ -218,18 +219,18 @@ class Publisher:
 def entry_of(folder: Path, *, uri: str, models: dict[str, str], keep_every: int | None) -> Entry:
     """The ledger's line about a checkpoint folder."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     return Entry(
-        number=number_of(folder),
-        step=int(state["step"]),
-        epoch=int(state["epoch"]),
-        stage=str(state["stage"]),
-        metric=state["oiou"] if state["evaluated_step"] == state["step"] else None,
+        number=summary.number,
+        step=summary.step,
+        epoch=summary.epoch,
+        stage=summary.stage,
+        metric=summary.oiou,
         uri=uri,
         sha256=file_sha256(folder / MANIFEST),
         bytes=sum(int(wanted["bytes"]) for wanted in manifest.values()),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        milestone=keep_every is not None and state["step"] % (keep_every * state["steps_per_epoch"]) == 0,
+        milestone=keep_every is not None and summary.step % (keep_every * summary.steps_per_epoch) == 0,
         models=models,
     )
 
