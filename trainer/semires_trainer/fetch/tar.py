@@ -69,11 +69,11 @@ def tar_images(stream: io.RawIOBase, names: Iterable[str], *, source: str) -> It
     As in `data.images.index_members`, a name may lack the folder that the tar was made of; the full name wins, and is
     then given a second time. DataError for a damaged archive, a damaged member, and two members for one name.
     """
-    with archive_errors(source):
-        # tarfile only calls `read`; the type asks for a whole IO.
-        buffered = cast(IO[bytes], io.BufferedReader(stream, _BUFFER_BYTES))
-        opened = tarfile.open(fileobj=buffered, mode="r|*", bufsize=_BUFFER_BYTES)
-    with contextlib.closing(opened) as archive:
+    # tarfile only calls `read`; the type asks for a whole IO.
+    buffered = cast(IO[bytes], io.BufferedReader(stream, _BUFFER_BYTES))
+    with contextlib.ExitStack() as opened:
+        with archive_errors(source):
+            archive = opened.enter_context(tarfile.open(fileobj=buffered, mode="r|*", bufsize=_BUFFER_BYTES))
         yield from _find_images(archive, frozenset(names), source=source)
 
 
@@ -90,9 +90,11 @@ def _find_images(archive: tarfile.TarFile, wanted: frozenset[str], *, source: st
         name = full if full in wanted else full.split("/", 1)[-1]
         if name not in wanted or not is_plain_file(member):
             continue
+        if name != full and name in short_of:
+            _refuse_second(name, short_of[name], member.name, source=source)
+        if name != full and name in found:
+            continue
         if name != full:
-            if name in found:
-                _refuse_second(name, short_of.get(name, name), member.name, source=source)
             short_of[name] = member.name
         yield name, _content(archive, member, name, source=source)
         found.add(name)
