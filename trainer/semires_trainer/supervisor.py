@@ -42,7 +42,7 @@ from semires_trainer.signals import EXIT_CODES, StopRequested
 from semires_trainer.storage import Storage
 from semires_trainer.storage.parallel import Cancelled
 from semires_trainer.telemetry import Reporter, ReportFiles, open_reporter
-from semires_trainer.watchdog import watchdog_of
+from semires_trainer.watchdog import Watchdog, watchdog_of
 from semires_trainer.watched import RunWatch
 
 logger = logging.getLogger(__name__)
@@ -261,13 +261,19 @@ class Supervisor:
                 stop_until = now + SHUTDOWN_SECONDS
             if stop_until is not None and now > stop_until:
                 return self.hung(ranks, now - stop_until + SHUTDOWN_SECONDS)
-            report = read_progress(self.given.control.progress).report
-            silence = watchdog.look(
-                beat=report.beat if report else -1, started=bool(report and report.started), now=now
-            )
+            silence = self.silence(watchdog, now)
             if silence is not None:
                 return self.hung(ranks, silence)
         return None
+
+    def silence(self, watchdog: Watchdog, now: float) -> float | None:
+        """Seconds without progress if they are too many. Only the node with rank 0 can know; when it gives up, the
+        ranks of the others lose theirs.
+        """
+        if not is_one_node(self.given.environment) and not self.given.control.rank(0).is_file():
+            return None
+        report = read_progress(self.given.control.progress).report
+        return watchdog.look(beat=report.beat if report else -1, started=bool(report and report.started), now=now)
 
     def start_publishing(self) -> None:
         """Once: on the node where rank 0 is. Which one that is torchrun decides when there are several."""
