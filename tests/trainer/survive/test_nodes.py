@@ -65,7 +65,6 @@ def test_two_nodes_train_what_two_processes_do(
             works = [next((cache / "runs").iterdir()) for cache in caches]
             main, other = sorted(works, key=lambda work: (work / "results.json").is_file(), reverse=True)
             assert programs.fingerprint(main) == programs.fingerprint(expected)
-            assert programs.newest_valid(other / "checkpoints") is None  # only rank 0 saves
             shutil.rmtree(main.parents[1])  # whoever has rank 0 now must fetch or receive what is needed
 
     ledger = json.loads(s3.read("results/checkpoints.json"))
