@@ -92,10 +92,10 @@ def contents_of(state: TrainingState) -> Contents:
     """The state's own tensors: the next step changes them."""
     teacher = {} if state.teacher is None else {TEACHER: state.teacher.state_dict()}
     progress = {**asdict(state.progress), "skipped_steps": list(state.progress.skipped_steps)}
-    epoch = state.progress.step // state.steps_per_epoch
+    place = {"epoch": state.progress.step // state.steps_per_epoch, "steps_per_epoch": state.steps_per_epoch}
     return Contents(
         tensors={STUDENT: state.student.state_dict(), **teacher, OPTIMIZER: optimizer_tensors(state)},
-        state={"schemaVersion": SCHEMA_VERSION, "identity": state.identity, "epoch": epoch, **progress},
+        state={"schemaVersion": SCHEMA_VERSION, "identity": state.identity, **place, **progress},
     )
 
 

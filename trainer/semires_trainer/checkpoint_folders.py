@@ -80,10 +80,11 @@ class Summary:
     """Optimizer steps of the stage."""
     epoch: int
     """Whole epochs of the stage."""
+    steps_per_epoch: int
     best_oiou: float | None
     """Best oIoU on the selection split in this stage, percent."""
     oiou: float | None
-    """The last one."""
+    """That at this very step; None if it was not evaluated."""
     finished: bool
     """The stage is done."""
 
@@ -155,7 +156,7 @@ def read_progress(folder: Path, *, identity: str) -> Progress:
             field="spec.output",
             remedy="Choose another output, or restore the manifest the run was started with",
         )
-    del content["epoch"]
+    del content["epoch"], content["steps_per_epoch"]
     return Progress(**{**content, "skipped_steps": tuple(content["skipped_steps"])})
 
 
@@ -167,8 +168,9 @@ def read_summary(folder: Path) -> Summary:
         stage=content["stage"],
         step=content["step"],
         epoch=content["epoch"],
+        steps_per_epoch=content["steps_per_epoch"],
         best_oiou=content["best_oiou"],
-        oiou=content["oiou"],
+        oiou=content["oiou"] if content["evaluated_step"] == content["step"] else None,
         finished=content["finished"],
     )
 

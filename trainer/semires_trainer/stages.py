@@ -6,9 +6,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from semires_trainer.atomic import file_sha256
+from semires_trainer.bad_image_report import BadImageReport
 from semires_trainer.checkpoint import TrainingState
 from semires_trainer.checkpoint_folders import Progress, Stage, read_progress
 from semires_trainer.checkpoint_keeper import newest_checkpoint, open_keeper
@@ -18,6 +19,7 @@ from semires_trainer.data.datasets import EvalDataset
 from semires_trainer.distributed import World, synchronize_batch_norm
 from semires_trainer.errors import DataError
 from semires_trainer.evaluate import Evaluation, evaluate
+from semires_trainer.exhaustion import EVALUATION, memory_errors, training_of
 from semires_trainer.loaders import Loaders
 from semires_trainer.models.build import build_model, parameter_groups
 from semires_trainer.models.deploy import MODEL_FILE, ModelInfo, load_model, save_model
@@ -36,6 +38,8 @@ from semires_trainer.signals import StopFlag
 from semires_trainer.steps import BurnInStep, Compute, MutualStep, Student
 from semires_trainer.telemetry import Reporter
 from semires_trainer.train import Policy, Shell, StagePlan, Step, never, train_stage
+
+T = TypeVar("T")
 
 EVALUATION_BATCH = 16
 """Expressions per forward pass: the same on every number of processes, so that the figures are."""
@@ -86,6 +90,27 @@ class Run:
             "burn-in": burn_in_length(self.training, num_labeled=len(split.labeled_refs)),
             "train": mutual_length(self.training, num_unlabeled=len(split.unlabeled_refs)),
         }
+
+    @functools.cached_property
+    def bad_image_report(self) -> BadImageReport | None:
+        """What rank 0 tells of bad images; None elsewhere, and where each is an error."""
+        known = self.loaders.bad_images
+        return BadImageReport(known, self.reporter, self.output) if known and self.world.is_main else None
+
+    def note_bad_image(self, file_name: str, reason: str) -> None:
+        """Count a training image that can't be used; DataError if there are too many."""
+        if self.loaders.bad_images:
+            self.loaders.bad_images.add(file_name, reason)
+            self.tell_bad_images()
+
+    def tell_bad_images(self) -> None:
+        """Warn of the bad images found since the last time."""
+        if self.bad_image_report:
+            self.bad_image_report.tell()
+
+    def watched(self, batches: Iterator[T], first_step: int) -> Iterator[T]:
+        """The batches of the steps of the run from `first_step` on, with word of the bad images they met."""
+        return self.bad_image_report.watch(batches, first_step) if self.bad_image_report else batches
 
     def first_step(self, stage: Stage) -> int:
         """Steps of the run before a stage."""
@@ -200,7 +225,7 @@ def train(
             power=training.poly_power,
             horizon=training.lr_horizon,
         ),
-        batches=lambda start: batches(start, length.total_steps),
+        batches=lambda start: run.watched(batches(start, length.total_steps), run.first_step(stage) + start),
         step=step,
         evaluate=lambda: select_by(run, selected, name),
         publish_best=lambda progress: publish(run, selected, name, provenance(run, progress)),
@@ -221,7 +246,8 @@ def train(
             checkpoints=checkpoints,
             save_requested=run.save_requested,
         )
-        train_stage(plan, state, policy_of(run, stage), shell)
+        with memory_errors(training_of(stage, training, processes=run.world.size), run.world):
+            train_stage(plan, state, policy_of(run, stage), shell)
 
 
 def policy_of(run: Run, stage: Stage) -> Policy:
@@ -249,15 +275,16 @@ def select_by(run: Run, model: LAVT, name: str) -> float:
 
 def evaluate_on(run: Run, model: LAVT, dataset: EvalDataset) -> Evaluation:
     """Figures of a model on a split; StopRequested if the run was asked to stop meanwhile."""
-    return evaluate(
-        model,
-        dataset,
-        run.compute,
-        run.reporter,
-        batch_size=EVALUATION_BATCH,
-        workers=run.loaders.workers,
-        stop=run.stop,
-    )
+    with memory_errors(EVALUATION, run.world):
+        return evaluate(
+            model,
+            dataset,
+            run.compute,
+            run.reporter,
+            batch_size=EVALUATION_BATCH,
+            workers=run.loaders.workers,
+            stop=run.stop,
+        )
 
 
 def provenance(run: Run, progress: Progress) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_a_checkpoint_tells_what_a_ledger_needs_without_torch(tmp_path: Path, st
     folder = states.save(tmp_path, states.state_after(1), number=107)
 
     assert read_summary(folder) == Summary(
-        number=107, stage="train", step=7, epoch=2, best_oiou=12.5, oiou=12.5, finished=False
+        number=107, stage="train", step=7, epoch=2, steps_per_epoch=3, best_oiou=12.5, oiou=None, finished=False
     )
 
 
