@@ -97,20 +97,19 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def steps_beside(training: Training, writer: CheckpointWriter, told: list[Written], save: Callable[[], None]) -> float:
-    """Median seconds of a step that runs while a checkpoint is written."""
-    times = []
+def steps_around(
+    training: Training, writer: CheckpointWriter, told: list[Written], save: Callable[[], None]
+) -> tuple[float, float]:
+    """Median seconds of a step alone, and of one that runs while a checkpoint is written, in alternation."""
+    alone, beside = [], []
     for _ in range(3):
+        alone += [training.step() for _ in range(2)]
+        ended = len(told) + 1
         save()
-        while True:
-            seconds = training.step()
-            before = len(told)
+        while len(told) < ended:
+            beside.append(training.step())
             writer.settle()
-            if len(told) > before:
-                break
-            times.append(seconds)
-        times = times or [seconds]
-    return statistics.median(times)
+    return statistics.median(alone), statistics.median(beside)
 
 
 def measure(config: LAVTConfig, name: str, device: torch.device, *, rounds: int, as_json: bool) -> None:
@@ -135,8 +134,7 @@ def measure(config: LAVTConfig, name: str, device: torch.device, *, rounds: int,
         check(training, root, peer_file)
         result = interleave(save, peer, rounds=rounds, settle=writer.flush)
         writer.flush()
-        alone = statistics.median(training.step() for _ in range(5))
-        beside = steps_beside(training, writer, told, save)
+        alone, beside = steps_around(training, writer, told, save)
         writer.close()
     failed = [written.error for written in told if written.error is not None]
     if failed:
