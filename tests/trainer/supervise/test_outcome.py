@@ -20,7 +20,9 @@ texts = st.text(max_size=3000) | st.sampled_from(["ü" * 1500, "\U0001f600" * 15
 scores = st.fixed_dictionaries(
     {"model": st.sampled_from(["burn-in", "teacher"]), "split": st.text(max_size=40), "oIoU": st.floats(0, 100)}
 )
-references = st.none() | st.fixed_dictionaries({"uri": st.text(max_size=1024), "step": st.integers(0), "oIoU": st.none()})
+references = st.none() | st.fixed_dictionaries(
+    {"uri": st.text(max_size=1024), "step": st.integers(0), "oIoU": st.none()}
+)
 ends = st.none() | st.builds(
     End,
     exit_code=st.sampled_from([1, 2, 3, 6, 130, 143, 150]),
