@@ -12,6 +12,7 @@ from semires_trainer.data.splits import LabeledSplit
 from semires_trainer.data.tokenizer import Tokenizer
 from semires_trainer.distributed import World, joined_world
 from semires_trainer.evaluate import evaluate
+from semires_trainer.exhaustion import EVALUATION, memory_errors
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import Materials, check_images
 from semires_trainer.models.build import vocabulary_path
@@ -34,7 +35,10 @@ def evaluate_folder(resolved: Resolved, checkpoint: Path) -> Results:
         DataError: a split without refs, a missing image, a damaged file.
     """
     model, info = load_model(checkpoint)
-    with joined_world(device=resolved.training.device, deterministic=resolved.training.deterministic) as world:
+    with (
+        joined_world(device=resolved.training.device, deterministic=resolved.training.deterministic) as world,
+        memory_errors(EVALUATION, world),
+    ):
         loaders = Loaders(
             resolved=with_model_of(resolved, info),
             materials=evaluation_materials(resolved, info),

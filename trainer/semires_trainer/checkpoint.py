@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from semires_trainer.atomic import file_sha256, replace_directory
@@ -25,14 +25,18 @@ from semires_trainer.checkpoint_folders import (
     Progress,
     folder_of,
     is_valid,
+    manifest_text,
     read_progress,
 )
 from semires_trainer.errors import WeightsError
+from semires_trainer.tensor_file import Digest, write_tensors
+
+STUDENT, TEACHER, OPTIMIZER = "student.safetensors", "teacher.safetensors", "optimizer.safetensors"
 
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """The objects a checkpoint holds. `teacher` is absent during burn-in."""
+    """The objects a checkpoint belongs to. `teacher` is absent during burn-in."""
 
     student: nn.Module
     teacher: nn.Module | None
@@ -69,49 +73,123 @@ def restore_optimizer(state: TrainingState, tensors: Mapping[str, Tensor]) -> No
         state.optimizer.state[parameter][key] = tensor.to(device)
 
 
-def save_checkpoint(root: Path, state: TrainingState, *, number: int) -> Path:
-    """Write `root/step-<number>` atomically and return it; a valid one that holds this progress is kept as it is."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """What a checkpoint holds, apart from the objects it belongs to."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """By file, by name."""
+    state: Mapping[str, Any]
+    """state.json, as JSON gives it back."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors."""
+        return sum(tensor.nbytes for tensors in self.tensors.values() for tensor in tensors.values())
+
+
+def contents_of(state: TrainingState) -> Contents:
+    """The state's own tensors: the next step changes them."""
+    teacher = {} if state.teacher is None else {TEACHER: state.teacher.state_dict()}
+    progress = {**asdict(state.progress), "skipped_steps": list(state.progress.skipped_steps)}
+    place = {"epoch": state.progress.step // state.steps_per_epoch, "steps_per_epoch": state.steps_per_epoch}
+    return Contents(
+        tensors={STUDENT: state.student.state_dict(), **teacher, OPTIMIZER: optimizer_tensors(state)},
+        state={"schemaVersion": SCHEMA_VERSION, "identity": state.identity, **place, **progress},
+    )
+
+
+class HostBuffers:
+    """Room in host memory for one copy of a state, made at the first and kept for the next ones.
+
+    Beside a GPU it is page-locked, so that all copies are under way at once and are waited for once.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+
+    def copy(self, contents: Contents) -> Contents:
+        """A copy that later steps don't change; it is overwritten by the next call."""
+        copies = {
+            file: {name: self._copy((file, name), tensor.detach()) for name, tensor in tensors.items()}
+            for file, tensors in contents.tensors.items()
+        }
+        for device in {tensor.device for tensors in contents.tensors.values() for tensor in tensors.values()}:
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).synchronize()
+        return replace(contents, tensors=copies)
+
+    def _copy(self, place: tuple[str, str], tensor: Tensor) -> Tensor:
+        buffer = self._buffers.get(place)
+        if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
+            # Strides are kept: the copy is one run of bytes; channels-last is undone when the file is written.
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._buffers[place] = buffer
+        return buffer.copy_(tensor, non_blocking=True)
+
+
+def save_checkpoint(root: Path, contents: Contents, *, number: int) -> Path:
+    """Write `root/step-<number>` atomically and return it; a valid one that holds this progress is kept as it is.
+
+    Tensors are on the CPU. Raises OSError; then an earlier folder of this number is as it was.
+    """
     final = folder_of(root, number)
-    if is_valid(final) and json.loads((final / STATE).read_text(encoding="utf-8")) == _content_of(state):
+    if is_valid(final) and json.loads((final / STATE).read_text(encoding="utf-8")) == contents.state:
         return final
     with replace_directory(final) as folder:
-        _write_content(folder, state)
+        digests = {name: write_tensors(folder / name, tensors) for name, tensors in contents.tensors.items()}
+        state = folder / STATE
+        state.write_text(json.dumps(contents.state, indent=2) + "\n", encoding="utf-8")
+        digests[STATE] = Digest(sha256=file_sha256(state), bytes=state.stat().st_size)
+        manifest = {name: asdict(digest) for name, digest in sorted(digests.items())}
+        (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
     return final
 
 
-def _content_of(state: TrainingState) -> dict[str, Any]:
-    """What state.json holds, as JSON gives it back."""
-    progress = {**asdict(state.progress), "skipped_steps": list(state.progress.skipped_steps)}
-    epoch = state.progress.step // state.steps_per_epoch
-    return {"schemaVersion": SCHEMA_VERSION, "identity": state.identity, "epoch": epoch, **progress}
-
-
-def _write_content(folder: Path, state: TrainingState) -> None:
-    save_file(_cpu(state.student.state_dict()), folder / "student.safetensors")
-    if state.teacher is not None:
-        save_file(_cpu(state.teacher.state_dict()), folder / "teacher.safetensors")
-    save_file(_cpu(optimizer_tensors(state)), folder / "optimizer.safetensors")
-    (folder / STATE).write_text(json.dumps(_content_of(state), indent=2) + "\n", encoding="utf-8")
-    files = sorted(folder.iterdir())
-    manifest = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Restore models, optimizer and progress from a verified checkpoint, in place."""
+    """Restore models, optimizer and progress from a verified checkpoint, in place.
+
+    Raises WeightsError, before anything is changed, if it belongs to another run or does not fit the model.
+    """
     progress = read_progress(folder, identity=state.identity)
+    models = {STUDENT: state.student} | ({} if state.teacher is None else {TEACHER: state.teacher})
     try:
-        state.student.load_state_dict(load_file(folder / "student.safetensors"))
-        if state.teacher is not None:
-            state.teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
-        restore_optimizer(state, load_file(folder / "optimizer.safetensors"))
-    except (SafetensorError, RuntimeError, KeyError) as error:
+        for name, model in models.items():
+            _check_fit(folder / name, {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
+        _check_moments(folder / OPTIMIZER, state)
+    except (SafetensorError, OSError, _Misfit) as error:
         raise WeightsError(
-            f"{folder} does not fit this model: {str(error).splitlines()[0]}",
+            f"{folder} does not fit this model: {error}",
             remedy="Use an empty output, or the manifest the run was started with",
         ) from error
+    for name, model in models.items():
+        model.load_state_dict(load_file(folder / name))
+    restore_optimizer(state, load_file(folder / OPTIMIZER))
     state.progress = progress
+
+
+class _Misfit(Exception):
+    """Tensors of a file are not those that are needed."""
+
+
+def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(file, framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+def _check_fit(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    found = _shapes_in(file)
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
+            raise _Misfit(f"{file.name} has {name} {found.get(name)}, wanted is {wanted.get(name)}")
+
+
+def _check_moments(file: Path, state: TrainingState) -> None:
+    """Each tensor belongs to a parameter of the student and is a number or of the parameter's shape."""
+    shapes = {name: tuple(parameter.shape) for parameter, name in state.parameter_names.items()}
+    for name, shape in _shapes_in(file).items():
+        wanted = shapes.get(name.rpartition("/")[0])
+        if wanted is None:
+            raise _Misfit(f"{file.name} has {name}, there is no such parameter")
+        if shape not in ((), wanted):
+            raise _Misfit(f"{file.name} has {name} {shape}, the parameter is {wanted}")

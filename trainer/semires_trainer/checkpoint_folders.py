@@ -1,4 +1,4 @@
-"""Training checkpoints as folders: where they lie, whether they are whole, what they say of themselves, which are kept.
+"""Training checkpoints as folders: where they lie, whether they are whole, what they tell, which are kept.
 
     checkpoints/step-00000120/
         student.safetensors  teacher.safetensors  optimizer.safetensors
@@ -15,10 +15,11 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Container
+import uuid
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from semires_trainer.atomic import REPLACED, file_sha256
 from semires_trainer.errors import WeightsError
@@ -79,10 +80,11 @@ class Summary:
     """Optimizer steps of the stage."""
     epoch: int
     """Whole epochs of the stage."""
+    steps_per_epoch: int
     best_oiou: float | None
     """Best oIoU on the selection split in this stage, percent."""
     oiou: float | None
-    """The last one."""
+    """That at this very step; None if it was not evaluated."""
     finished: bool
     """The stage is done."""
 
@@ -99,8 +101,12 @@ def is_valid(folder: Path) -> bool:
 
 def fault_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None if nothing is."""
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        if text != manifest_text(manifest):
+            return f"{path} is not as it was written"
         for name, wanted in manifest.items():
             path = folder / name
             if not path.is_file():
@@ -108,10 +114,15 @@ def fault_of(folder: Path) -> str | None:
             if path.stat().st_size != wanted["bytes"] or file_sha256(path) != wanted["sha256"]:
                 return f"{path} does not have the sha256 its manifest says"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{folder / MANIFEST} cannot be read ({error})"
+        return f"{path} cannot be read ({error})"
     if STATE not in manifest or "student.safetensors" not in manifest:
         return f"{folder / MANIFEST} does not list {STATE} and student.safetensors"
     return None
+
+
+def manifest_text(manifest: Mapping[str, Mapping[str, Any]]) -> str:
+    """manifest.json: sha256 and bytes by file name. One text for each content, so that no damage goes unnoticed."""
+    return json.dumps(manifest, indent=2) + "\n"
 
 
 def checkpoints_of(root: Path) -> list[Path]:
@@ -145,7 +156,7 @@ def read_progress(folder: Path, *, identity: str) -> Progress:
             field="spec.output",
             remedy="Choose another output, or restore the manifest the run was started with",
         )
-    del content["epoch"]
+    del content["epoch"], content["steps_per_epoch"]
     return Progress(**{**content, "skipped_steps": tuple(content["skipped_steps"])})
 
 
@@ -157,8 +168,9 @@ def read_summary(folder: Path) -> Summary:
         stage=content["stage"],
         step=content["step"],
         epoch=content["epoch"],
+        steps_per_epoch=content["steps_per_epoch"],
         best_oiou=content["best_oiou"],
-        oiou=content["oiou"],
+        oiou=content["oiou"] if content["evaluated_step"] == content["step"] else None,
         finished=content["finished"],
     )
 
@@ -166,17 +178,31 @@ def read_summary(folder: Path) -> Summary:
 def prune_checkpoints(root: Path, *, keep_last: int, keep_numbers: Container[int] = ()) -> None:
     """Delete old checkpoints except the newest `keep_last` and those with a number in `keep_numbers`.
 
-    Nothing is deleted unless one of the newest is valid; leftovers of interrupted writes are removed.
+    Nothing is deleted unless one of the newest is valid; leftovers of interrupted writes are removed. Raises OSError.
     """
+    remove_leftovers(root)
+    folders = checkpoints_of(root)
+    newest = sorted({number_of(path) for path in folders})[-max(1, keep_last) :]
+    doomed = [path for path in folders if number_of(path) not in newest and number_of(path) not in keep_numbers]
+    if doomed and any(is_valid(path) for path in reversed(folders) if number_of(path) in newest):
+        for path in doomed:
+            _remove(path)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what writes and deletions left that were cut short; only the process that writes `root` may."""
     for leftover in root.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
-    folders = checkpoints_of(root)
-    newest = folders[-max(1, keep_last) :]
-    doomed = [path for path in folders if path not in newest and number_of(path) not in keep_numbers]
-    if not doomed or not any(is_valid(path) for path in reversed(newest)):
-        return
-    for path in doomed:
-        shutil.rmtree(path)
+    for aside in root.glob(f"step-*{REPLACED}"):
+        if is_valid(aside.with_name(aside.name.removesuffix(REPLACED))):
+            _remove(aside)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint: its name goes first, so that nobody finds half of it."""
+    hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def number_of(folder: Path) -> int:

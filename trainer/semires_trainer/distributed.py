@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from semires_trainer.errors import InfrastructureError
+from semires_trainer.gpus import device_of
 
 CPU = torch.device("cpu")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -66,20 +66,6 @@ class World:
         return box[0]
 
 
-def device_of(wanted: str, local_rank: int) -> torch.device:
-    """Resolve `training.device` Auto, CUDA or CPU; a requested GPU that is not visible is an infrastructure error."""
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "CPU" or (wanted == "Auto" and num_gpus == 0):
-        return torch.device("cpu")
-    if local_rank >= num_gpus:
-        raise InfrastructureError(
-            f"device {wanted} needs GPU {local_rank}, but {num_gpus} are visible",
-            field="spec.training.device",
-            remedy="Start at most one process per GPU, or set device: CPU",
-        )
-    return torch.device("cuda", local_rank)
-
-
 @contextmanager
 def joined_world(*, device: str, deterministic: bool) -> Iterator[World]:
     """Join the other ranks (as torchrun's environment tells), leave on exit. `deterministic` fixes the kernels."""
@@ -89,7 +75,7 @@ def joined_world(*, device: str, deterministic: bool) -> Iterator[World]:
         rank=int(os.environ.get("RANK", "0")),
         size=size,
         local_rank=local_rank,
-        device=device_of(device, local_rank),
+        device=device_of(device, local_rank, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size))),
     )
     threads_before = torch.get_num_threads()
     fix_kernels(world, deterministic=deterministic)

@@ -59,10 +59,32 @@ class StorageDenied(SemiresError):
 
 
 class GpuMemoryError(SemiresError):
-    """The GPU has too little memory for the micro-batch."""
+    """A GPU has too little memory: for the micro-batch, or for something that has none."""
 
     exit_code = 6
     reason = "GpuMemory"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        remedy: str = "",
+        micro_batch: int | None = None,
+        micro_batch_in_use: int | None = None,
+    ) -> None:
+        super().__init__(message, field=field, remedy=remedy)
+        self.micro_batch = micro_batch
+        """The `spec.training.microBatch` to try next; None: nothing smaller exists, or it would not help."""
+        self.micro_batch_in_use = micro_batch_in_use
+        """Images per forward pass when memory ran out; None outside training steps."""
+
+
+class HostMemoryError(SemiresError):
+    """The machine has too little memory, or too little shared memory for loader processes."""
+
+    exit_code = 1
+    reason = "HostMemory"
 
 
 class InfrastructureError(SemiresError):

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from semires_trainer.config import Resolved, ResolvedTraining
+from semires_trainer.data.bad_images import BadImages
 from semires_trainer.data.datasets import (
     EvalDataset,
     Inputs,
@@ -42,6 +43,8 @@ class Loaders:
     materials: Materials
     world: World
     workers: int
+    bad_images: BadImages | None = None
+    """The known bad images of this node, which training replaces; None: each is an error."""
 
     @functools.cached_property
     def inputs(self) -> Inputs:
@@ -49,7 +52,12 @@ class Loaders:
         pictures = PictureLoader(
             self.materials.images, size=self.resolved.model.image_size, cache_bytes=PICTURE_CACHE_BYTES
         )
-        return Inputs(dataset=self.materials.dataset, pictures=pictures, tokenizer=self.materials.tokenizer)
+        return Inputs(
+            dataset=self.materials.dataset,
+            pictures=pictures,
+            tokenizer=self.materials.tokenizer,
+            bad_images=self.bad_images,
+        )
 
     def burn_in(self, plan: BatchPlan, start: int, end: int) -> Iterator[list[Batch]]:
         """Labelled micro-batches of this rank for the steps start .. end - 1."""

@@ -18,7 +18,14 @@ from semires_trainer.distributed import World
 from semires_trainer.errors import DataError
 from semires_trainer.models.build import vocabulary_path
 from semires_trainer.proposals.build import build_proposer, precomputed_keys
-from semires_trainer.proposals.generate import ImageInput, ImageReader, generate_missing, hash_images, key_of
+from semires_trainer.proposals.generate import (
+    ImageInput,
+    ImageReader,
+    OnBad,
+    generate_missing,
+    hash_images,
+    key_of,
+)
 from semires_trainer.proposals.packed_cache import PackedCache
 from semires_trainer.proposals.store import ProposalStore
 from semires_trainer.signals import StopFlag, StopRequested
@@ -100,16 +107,24 @@ def file_names(materials: Materials, refs: Sequence[Ref]) -> list[str]:
 
 
 def propose(
-    resolved: Resolved, materials: Materials, world: World, reporter: Reporter, *, stop: StopFlag
+    resolved: Resolved,
+    materials: Materials,
+    world: World,
+    reporter: Reporter,
+    *,
+    stop: StopFlag,
+    on_bad: OnBad | None = None,
 ) -> PackedCache:
     """Fill the proposal store for all train images in use, and the cache of masks at the training size.
 
-    Ranks share the work; an image that has a record is not touched again. Idempotent. Raises StopRequested on all
+    Ranks share the work; an image that has a record is not touched again. A bad image is told to `on_bad` and gets
+    none. Idempotent. Raises StopRequested on all
     ranks if `stop` was set on one; the records made until then are kept.
     """
     proposer = build_proposer(resolved.proposals, device=str(world.device))
     store = ProposalStore(Path(resolved.proposals.store), key_of(proposer))
-    inputs = image_inputs(resolved, materials)
+    # One rank's view for all: they deal the images by place, and a file may go bad while another rank reads it.
+    inputs = world.broadcast(image_inputs(resolved, materials, on_bad=on_bad) if world.is_main else None)
     images = {image.sha256 for image in inputs}
     missing = len(store.missing(images))
 
@@ -123,7 +138,7 @@ def propose(
             inputs,
             proposer,
             store,
-            reader=ImageReader(read=materials.images.read, decode=decode),
+            reader=ImageReader(read=materials.images.read, decode=decode, on_bad=on_bad),
             rank=world.rank,
             world_size=world.size,
             workers=segmenting_processes(resolved, world, images=missing),
@@ -131,11 +146,13 @@ def propose(
         )
     if world.any(stop.is_set):
         raise StopRequested(stop.exit_code, "The proposals made so far are kept; start again to go on.")
+    store.refresh()
+    new = missing - len(store.missing(images))
     reporter.message(
-        f"Proposals of {len(images)} images: {len(images) - missing} were in {store.folder}, {missing} are new.",
+        f"Proposals of {len(images)} images: {len(images) - missing} were in {store.folder}, {new} are new.",
         images=len(images),
         present=len(images) - missing,
-        new=missing,
+        new=new,
     )
     cache = PackedCache(store, resolved.model.image_size)
     cache.build(rank=world.rank, world_size=world.size)
@@ -157,18 +174,20 @@ def segmenting_processes(resolved: Resolved, world: World, *, images: int) -> in
     return (os.cpu_count() or 1) // world.size
 
 
-def image_inputs(resolved: Resolved, materials: Materials) -> list[ImageInput]:
-    """All train images in use: the unlabelled, and the labelled, on which corrections are counted."""
+def image_inputs(resolved: Resolved, materials: Materials, *, on_bad: OnBad | None = None) -> list[ImageInput]:
+    """All train images in use that can be read: the unlabelled, and the labelled, on which corrections are counted."""
     refs_of_image: dict[int, list[int]] = {}
     for ref in [*materials.labeled, *materials.unlabeled]:
         refs_of_image.setdefault(ref.image_id, []).append(ref.ref_id)
-    names = {image_id: materials.dataset.images[image_id].file_name for image_id in refs_of_image}
-    digests = hash_images(names.values(), materials.images.read)
+    records = {image_id: materials.dataset.images[image_id] for image_id in refs_of_image}
+    digests = hash_images((record.file_name for record in records.values()), materials.images.read, on_bad=on_bad)
     return [
         ImageInput(
-            file_name=names[image_id],
-            sha256=digests[names[image_id]],
-            keys=precomputed_keys(resolved.proposals, image_id=image_id, ref_ids=ref_ids),
+            file_name=record.file_name,
+            sha256=digests[record.file_name],
+            keys=precomputed_keys(resolved.proposals, image_id=image_id, ref_ids=refs_of_image[image_id]),
+            size=(record.width, record.height),
         )
-        for image_id, ref_ids in refs_of_image.items()
+        for image_id, record in records.items()
+        if record.file_name in digests
     ]

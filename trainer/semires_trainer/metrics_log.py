@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from semires_trainer import atomic
+
+logger = logging.getLogger(__name__)
 
 
 class _SummaryWriter(Protocol):
@@ -60,23 +64,38 @@ class MetricsLog:
         truncate_after(self.path, resume_step if resume_step > 0 else -1)
         self._handle = self.path.open("a", encoding="utf-8")
         self._writer = _open_writer(output / "events", resume_step) if tensorboard else None
+        self._failed = False
 
     def log(self, step: int, values: Mapping[str, float], *, stage: str = "") -> None:
         """Append one record. Values that are not finite become null in the file: NaN is not JSON."""
         numbers = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._handle.write(_line({"time": round(time.time(), 3), "step": step, "stage": stage, **finite}))
-        self._handle.flush()
-        if self._writer is not None:
-            for name, value in numbers.items():
-                self._writer.add_scalar(name, value, step)
+        with self._surviving():
+            self._handle.write(_line({"time": round(time.time(), 3), "step": step, "stage": stage, **finite}))
+            self._handle.flush()
+        with self._surviving():
+            if self._writer is not None:
+                for name, value in numbers.items():
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close both."""
-        self._handle.close()
-        if self._writer is not None:
-            self._writer.flush()
-            self._writer.close()
+        with self._surviving():
+            self._handle.close()
+        with self._surviving():
+            if self._writer is not None:
+                self._writer.flush()
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """A disk that is full ends no training: said once. What the file lacks is written as soon as there is room."""
+        try:
+            yield
+        except OSError as error:
+            if not self._failed:
+                logger.warning("The run goes on, but %s and events/ are not written: %s.", self.path, error)
+            self._failed = True
 
 
 def _open_writer(folder: Path, resume_step: int) -> _SummaryWriter:

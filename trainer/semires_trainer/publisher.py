@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from semires_trainer.atomic import REPLACED, file_sha256
-from semires_trainer.checkpoint_folders import MANIFEST, STATE, checkpoints_of, fault_of, number_of
+from semires_trainer.checkpoint_folders import MANIFEST, STATE, checkpoints_of, fault_of, number_of, read_summary
 from semires_trainer.errors import InfrastructureError
 from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
 from semires_trainer.storage import Storage
@@ -62,14 +61,18 @@ class Publisher:
         outgoing: Path,
         confirm: Callable[[], None],
         keep_last: int,
+        keep_every: int | None = None,
     ) -> None:
-        """`confirm` raises if another attempt owns the output by now; `outgoing` is a folder on the disk of `work`."""
+        """`confirm` raises if another attempt owns the output by now; `outgoing` is a folder on the disk of `work`;
+        `keep_every`: epochs of a stage between checkpoints that are kept for good.
+        """
         self._storage = storage
         self._output = output.rstrip("/")
         self._work = work
         self._outgoing = outgoing
         self._confirm = confirm
         self._keep_last = keep_last
+        self._keep_every = keep_every
         self._is_copy = not _is_same_folder(output, work)
         self._entries, self._etag = read_ledger(storage, self._output)
         shutil.rmtree(outgoing, ignore_errors=True)  # links of a killed process keep deleted checkpoints on the disk
@@ -133,7 +136,7 @@ class Publisher:
             raise InfrastructureError(f"the newest checkpoint is damaged: {fault}", remedy="Look at the disk")
         self._confirm()
         models = {name: str(self._work / name) for name in MODEL_FOLDERS if (self._work / name / MODEL_FILE).is_file()}
-        return entry_of(folder, uri=str(folder), models=models)
+        return entry_of(folder, uri=str(folder), models=models, keep_every=self._keep_every)
 
     def _publish_copy(self, folder: Path) -> tuple[Entry, int]:
         with self._linked(folder) as linked:
@@ -142,7 +145,7 @@ class Publisher:
             files, digest = listed_files(linked / MANIFEST), file_sha256(linked / MANIFEST)
             uri = f"{self._output}/{CHECKPOINTS}/step-{number_of(folder):08d}-{digest[:16]}"
             models, moved = self._send_versions()
-            entry = entry_of(linked, uri=uri, models=models)
+            entry = entry_of(linked, uri=uri, models=models, keep_every=self._keep_every)
             moved += sum(self._send_copy(path) for path in self._growing_files())
             for name, wanted in files.items():
                 moved += self._storage.upload(linked / name, f"{uri}/{name}", sha256=wanted).moved
@@ -230,22 +233,22 @@ class Publisher:
             self._storage.delete(uri)
 
 
-def entry_of(folder: Path, *, uri: str, models: dict[str, str]) -> Entry:
+def entry_of(folder: Path, *, uri: str, models: dict[str, str], keep_every: int | None) -> Entry:
     """The ledger's line about a checkpoint folder; ChecksumMismatch if it lacks what the line tells."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        summary = read_summary(folder)
         return Entry(
-            number=number_of(folder),
-            step=int(state["step"]),
-            epoch=int(state["epoch"]),
-            stage=str(state["stage"]),
-            metric=state["oiou"] if state["evaluated_step"] == state["step"] else None,
+            number=summary.number,
+            step=summary.step,
+            epoch=summary.epoch,
+            stage=summary.stage,
+            metric=summary.oiou,
             uri=uri,
             sha256=file_sha256(folder / MANIFEST),
             bytes=sum(int(wanted["bytes"]) for wanted in manifest.values()),
             time=datetime.now(UTC).isoformat(timespec="seconds"),
-            milestone=bool(state.get("milestone", False)),
+            milestone=keep_every is not None and summary.step % (keep_every * summary.steps_per_epoch) == 0,
             models=models,
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -132,6 +132,8 @@ class Ranks:
     def finish(self) -> None:
         """Read what they wrote last; processes that they left behind may hold the pipe open."""
         self._reader.join(timeout=5.0)
+        if self._process.stdout is not None and not self._reader.is_alive():
+            self._process.stdout.close()
 
     def killed_for_memory(self) -> bool:
         """Whether the kernel has killed a process of this container for memory since the start."""

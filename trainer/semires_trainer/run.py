@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
 
 from semires_trainer.checkpoint_folders import Progress
+from semires_trainer.checkpoint_request import CheckpointRequest
 from semires_trainer.config import Resolved, ResolvedTraining, SemiRESJob, resolve
+from semires_trainer.data.bad_images import BadImages
+from semires_trainer.data.pictures import is_usable
 from semires_trainer.distributed import World, joined_world
-from semires_trainer.errors import GpuMemoryError
+from semires_trainer.exhaustion import LOADING, PROPOSALS, memory_errors
 from semires_trainer.identity import claim_output
 from semires_trainer.inputs import local_path, with_local_paths
 from semires_trainer.loaders import Loaders
-from semires_trainer.materials import load_materials, propose
+from semires_trainer.materials import Materials, load_materials, propose
 from semires_trainer.orders import CONTROL_FOLDER, Attempt, ControlFolder, Orders
+from semires_trainer.proposals.packed_cache import PackedCache
 from semires_trainer.results import Results, read_results
 from semires_trainer.schedule import check_batches
 from semires_trainer.showcase import draw_pictures
@@ -31,29 +34,25 @@ from semires_trainer.telemetry import Phase, Reporter, ReportFiles, null_reporte
 STAGES = ("propose", "train", "evaluate")
 
 
-@contextmanager
-def gpu_memory_errors() -> Iterator[None]:
-    """Tell a user what to do when the GPU's memory is exhausted."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise GpuMemoryError(
-            f"the GPU has too little memory: {error}",
-            field="spec.training.microBatch",
-            remedy="Halve it: accumulation keeps the global batch the same",
-        ) from error
-
-
 def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop: StopFlag) -> None:
     """What each process does: load, then each stage in order."""
     resolved, training = with_local_paths(resolved, work=orders.work, places=orders.places), resolved.training
-    with joined_world(device=training.device, deterministic=training.deterministic) as world, gpu_memory_errors():
+    with (
+        joined_world(device=training.device, deterministic=training.deterministic) as world,
+        memory_errors(LOADING, world),
+    ):
         check_batches(training, processes=world.size)
         compute = Compute(world=world, bf16=uses_bf16(training, world), channels_last=training.channels_last)
-        workers = loader_workers(training, world)
         leave_if_asked(world, stop)
-        loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=workers)
+        materials = load_materials(resolved)
         leave_if_asked(world, stop)
+        loaders = Loaders(
+            resolved=resolved,
+            materials=materials,
+            world=world,
+            workers=loader_workers(training, world),
+            bad_images=open_bad_images(resolved, materials, world, control),
+        )
         unreported = Run(
             resolved=resolved,
             identity=orders.identity,
@@ -61,6 +60,7 @@ def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop
             compute=compute,
             reporter=null_reporter(),
             stop=stop,
+            save_requested=CheckpointRequest(control.checkpoint_request).take,
         )
         with closing(report_of(unreported, orders, control)) as reporter:
             run_stages(replace(unreported, reporter=reporter), orders.stages)
@@ -95,22 +95,48 @@ def run_here(job: SemiRESJob, *, stages: Sequence[str] = STAGES) -> Results | No
     return read_results(output / "results.json") if "evaluate" in stages else None
 
 
+def open_bad_images(resolved: Resolved, materials: Materials, world: World, control: ControlFolder) -> BadImages:
+    """The bad images this node knows. Those of an earlier start are looked at again: repaired ones are used.
+
+    DataError if more than the limit are still bad.
+    """
+    known = BadImages(folder=control.bad_images, limit=resolved.dataset.bad_image_limit)
+    if world.local_rank == 0:
+        records = {record.file_name: record for record in materials.dataset.images.values()}
+        known.forget_mended(lambda name: name not in records or is_usable(materials.images, records[name]))
+    world.barrier()
+    return known
+
+
 def run_stages(this: Run, stages: Sequence[str]) -> None:
     """Each stage in its order; what is done already is skipped by the stages themselves."""
     cache = None
-    make_proposals = functools.partial(
-        propose, this.resolved, this.loaders.materials, this.world, this.reporter, stop=this.stop
-    )
-    if "propose" in stages:
-        cache = make_proposals()
-    if "train" in stages:
-        burn_in(this)
-        mutual_learning(this, cache or make_proposals())
-    if "evaluate" in stages:
-        evaluate_all(this)
-        if this.world.is_main:
-            draw_pictures(this)
-        this.world.barrier()
+    try:
+        if "propose" in stages:
+            cache = make_proposals(this)
+        if "train" in stages:
+            burn_in(this)
+            mutual_learning(this, cache or make_proposals(this))
+        if "evaluate" in stages:
+            evaluate_all(this)
+            if this.world.is_main:
+                draw_pictures(this)
+            this.world.barrier()
+    finally:
+        this.tell_bad_images()
+
+
+def make_proposals(this: Run) -> PackedCache:
+    """The proposals of all train images in use; bad images have none."""
+    with memory_errors(PROPOSALS, this.world):
+        return propose(
+            this.resolved,
+            this.loaders.materials,
+            this.world,
+            this.reporter,
+            stop=this.stop,
+            on_bad=this.note_bad_image if this.loaders.bad_images else None,
+        )
 
 
 def report_of(this: Run, orders: Orders, control: ControlFolder) -> Reporter:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from semires_trainer.config import ResolvedTraining
 from semires_trainer.errors import ConfigError
+
+StageName = Literal["burn-in", "train"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,29 @@ def check_batches(training: ResolvedTraining, *, processes: int) -> None:
     """ConfigError if the global batches cannot be dealt to the processes: found before any work is done."""
     burn_in_batches(training, processes=processes)
     mutual_batches(training, processes=processes)
+
+
+def images_per_pass(training: ResolvedTraining, stage: StageName, *, processes: int) -> int:
+    """Images of one forward pass of a stage: what `microBatch` limits."""
+    batches = burn_in_batches if stage == "burn-in" else mutual_batches
+    plan = batches(training, processes=processes)
+    return plan.labeled + plan.unlabeled
+
+
+def smaller_micro_batch(training: ResolvedTraining, stage: StageName, *, processes: int) -> int | None:
+    """The `microBatch` with half the images per pass of `stage`, or the next fewer, that both stages can keep.
+
+    None if there is none: a pass takes one image already, or as few as the proportion of labelled and unlabelled
+    images allows.
+    """
+    used, options = images_per_pass(training, stage, processes=processes), []
+    for limit in range(1, used):
+        limited = replace(training, micro_batch=limit)
+        with contextlib.suppress(ConfigError):  # too small for equal parts of one of the stages
+            check_batches(limited, processes=processes)
+            options.append((images_per_pass(limited, stage, processes=processes), -limit))
+    halved = [option for option in options if option[0] <= used / 2]
+    return -max(halved)[1] if halved else None
 
 
 def burn_in_length(training: ResolvedTraining, *, num_labeled: int) -> StageLength:

@@ -33,6 +33,8 @@ MAX_PASSED_OVER_BYTES = 1024 * 1024
 SILENCE_SECONDS = 5.0
 REQUEST_SECONDS = 10.0
 """Longest time of a whole request: a client that sends a byte now and then is never silent."""
+POLL_SECONDS = 0.1
+"""Between looks for clients that take too long, and for the end."""
 YIELD_SECONDS = 1.0
 """While all connections are taken, one as old as this gives way to a new one."""
 UNREAD = {
@@ -65,7 +67,9 @@ class Server:
 
     def __init__(self, address: tuple[str, int], source: Watched) -> None:
         self._server = _HTTPServer(address, source)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_SECONDS,), name="http", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -139,7 +143,7 @@ class _HTTPServer(socketserver.ThreadingTCPServer):
                 self._open.pop(request, None)
 
     def service_actions(self) -> None:
-        """Twice a second: cut off whoever takes too long."""
+        """Each POLL_SECONDS: cut off whoever takes too long."""
         with self._lock:
             self._cut_off(older_than=REQUEST_SECONDS, at_most=MAX_CONNECTIONS)
 
@@ -222,13 +226,19 @@ class _Handler(BaseHTTPRequestHandler):
             status, kind, content = self._answer()
         except _Refused as refused:
             self._refuse(refused.status, str(refused))
-        except Exception:
-            logger.exception("%s %s could not be answered.", self.command, self.path[:100])
-            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log of the run")
         else:
             self._send(status, kind, content)
 
     def _answer(self) -> tuple[HTTPStatus, str, bytes]:
+        try:
+            return self._answer_of_source()
+        except _Refused:
+            raise
+        except Exception as error:
+            logger.exception("%s %s could not be answered.", self.command, self.path[:100])
+            raise _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log of the run") from error
+
+    def _answer_of_source(self) -> tuple[HTTPStatus, str, bytes]:
         source, path = cast("_HTTPServer", self.server).source, self.path.partition("?")[0]
         answers = {"/progress": source.progress, "/healthz": source.health, "/checkpoint": source.request_checkpoint}
         if path != "/metrics" and path not in answers:
@@ -253,7 +263,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
         if len(length) > 9 or int(length) > MAX_BODY_BYTES:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have {MAX_BODY_BYTES} bytes")
-        self.rfile.read(int(length))
+        if len(self.rfile.read(int(length))) < int(length):
+            raise _Refused(HTTPStatus.BAD_REQUEST, "the body ends early")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._send(status, "application/json", json.dumps({"error": message}).encode())

@@ -229,7 +229,7 @@ class LogFileSink(JsonSink):
     def __init__(self, path: Path, **options: Any) -> None:
         """Open `path`, or make it; `options` as of JsonSink."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: a buffer would cut a line longer than itself, a traceback say, into several writes.
+        # Unbuffered, so that no line is split at the end of a buffer: the kernel appends each write as a whole.
         raw = io.FileIO(path, "ab")
         self._file = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
         super().__init__(self._file, **options)

@@ -6,16 +6,20 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from semires_trainer.atomic import file_sha256
-from semires_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from semires_trainer.checkpoint_folders import Progress, Stage, newest_valid, prune_checkpoints, read_progress
+from semires_trainer.bad_image_report import BadImageReport
+from semires_trainer.checkpoint import TrainingState
+from semires_trainer.checkpoint_folders import Progress, Stage, read_progress
+from semires_trainer.checkpoint_keeper import newest_checkpoint, open_keeper
+from semires_trainer.checkpoint_writer import disk_failure
 from semires_trainer.config import Resolved, ResolvedModel, ResolvedTraining
 from semires_trainer.data.datasets import EvalDataset
 from semires_trainer.distributed import World, synchronize_batch_norm
 from semires_trainer.errors import DataError
 from semires_trainer.evaluate import Evaluation, evaluate
+from semires_trainer.exhaustion import EVALUATION, memory_errors, training_of
 from semires_trainer.loaders import Loaders
 from semires_trainer.models.build import build_model, parameter_groups
 from semires_trainer.models.deploy import MODEL_FILE, ModelInfo, load_model, save_model
@@ -33,7 +37,9 @@ from semires_trainer.schedule import (
 from semires_trainer.signals import StopFlag
 from semires_trainer.steps import BurnInStep, Compute, MutualStep, Student
 from semires_trainer.telemetry import Reporter
-from semires_trainer.train import Policy, Shell, StagePlan, Step, train_stage
+from semires_trainer.train import Policy, Shell, StagePlan, Step, never, train_stage
+
+T = TypeVar("T")
 
 EVALUATION_BATCH = 16
 """Expressions per forward pass: the same on every number of processes, so that the figures are."""
@@ -49,6 +55,8 @@ class Run:
     compute: Compute
     reporter: Reporter
     stop: StopFlag
+    save_requested: Callable[[], bool] = never
+    """Whether somebody asked for a checkpoint since the last call; asked on rank 0 after each step."""
 
     @property
     def world(self) -> World:
@@ -83,20 +91,35 @@ class Run:
             "train": mutual_length(self.training, num_unlabeled=len(split.unlabeled_refs)),
         }
 
+    @functools.cached_property
+    def bad_image_report(self) -> BadImageReport | None:
+        """What rank 0 tells of bad images; None elsewhere, and where each is an error."""
+        known = self.loaders.bad_images
+        return BadImageReport(known, self.reporter, self.output) if known and self.world.is_main else None
+
+    def note_bad_image(self, file_name: str, reason: str) -> None:
+        """Count a training image that can't be used; DataError if there are too many."""
+        if self.loaders.bad_images:
+            self.loaders.bad_images.add(file_name, reason)
+            self.tell_bad_images()
+
+    def tell_bad_images(self) -> None:
+        """Warn of the bad images found since the last time."""
+        if self.bad_image_report:
+            self.bad_image_report.tell()
+
+    def watched(self, batches: Iterator[T], first_step: int) -> Iterator[T]:
+        """The batches of the steps of the run from `first_step` on, with word of the bad images they met."""
+        return self.bad_image_report.watch(batches, first_step) if self.bad_image_report else batches
+
     def first_step(self, stage: Stage) -> int:
         """Steps of the run before a stage."""
         return 0 if stage == "burn-in" else self.lengths["burn-in"].total_steps
 
 
-def newest_checkpoint(run: Run) -> Path | None:
-    """The newest valid checkpoint, verified by rank 0 for all; None if there is none."""
-    newest: Path | None = run.world.broadcast(newest_valid(run.checkpoints) if run.world.is_main else None)
-    return newest
-
-
 def progress_of(run: Run) -> Progress:
     """Where the run stands, from its newest valid checkpoint; the beginning if there is none."""
-    newest = newest_checkpoint(run)
+    newest = newest_checkpoint(run.checkpoints, run.world)
     return read_progress(newest, identity=run.identity) if newest else Progress(stage="burn-in")
 
 
@@ -186,7 +209,6 @@ def train(
 ) -> None:
     """Run one stage from its newest checkpoint, if there is one, to its end."""
     stage, length, training = state.progress.stage, run.lengths[state.progress.stage], run.training
-    restore(run, state)
     plan = StagePlan(
         name=stage,
         first_step=run.first_step(stage),
@@ -203,19 +225,29 @@ def train(
             power=training.poly_power,
             horizon=training.lr_horizon,
         ),
-        batches=lambda start: batches(start, length.total_steps),
+        batches=lambda start: run.watched(batches(start, length.total_steps), run.first_step(stage) + start),
         step=step,
         evaluate=lambda: select_by(run, selected, name),
         publish_best=lambda progress: publish(run, selected, name, provenance(run, progress)),
     )
-    shell = Shell(
+    with open_keeper(
+        run.checkpoints,
         world=run.world,
         reporter=run.reporter,
-        stop=run.stop,
-        save=functools.partial(save, run),
-        restore=functools.partial(restore, run),
-    )
-    train_stage(plan, state, policy_of(run, stage), shell)
+        first_step=run.first_step(stage),
+        keep_last=training.keep_last,
+        milestones=kept_for_good(run),
+    ) as checkpoints:
+        checkpoints.restore(state)
+        shell = Shell(
+            world=run.world,
+            reporter=run.reporter,
+            stop=run.stop,
+            checkpoints=checkpoints,
+            save_requested=run.save_requested,
+        )
+        with memory_errors(training_of(stage, training, processes=run.world.size), run.world):
+            train_stage(plan, state, policy_of(run, stage), shell)
 
 
 def policy_of(run: Run, stage: Stage) -> Policy:
@@ -243,15 +275,16 @@ def select_by(run: Run, model: LAVT, name: str) -> float:
 
 def evaluate_on(run: Run, model: LAVT, dataset: EvalDataset) -> Evaluation:
     """Figures of a model on a split; StopRequested if the run was asked to stop meanwhile."""
-    return evaluate(
-        model,
-        dataset,
-        run.compute,
-        run.reporter,
-        batch_size=EVALUATION_BATCH,
-        workers=run.loaders.workers,
-        stop=run.stop,
-    )
+    with memory_errors(EVALUATION, run.world):
+        return evaluate(
+            model,
+            dataset,
+            run.compute,
+            run.reporter,
+            batch_size=EVALUATION_BATCH,
+            workers=run.loaders.workers,
+            stop=run.stop,
+        )
 
 
 def provenance(run: Run, progress: Progress) -> dict[str, Any]:
@@ -267,7 +300,10 @@ def provenance(run: Run, progress: Progress) -> dict[str, Any]:
 
 
 def publish(run: Run, model: LAVT, name: str, origin: dict[str, Any]) -> None:
-    """Write a deployable model folder, on rank 0."""
+    """Write a deployable model folder, on rank 0.
+
+    Raises InfrastructureError if it can't be written: the next start evaluates the last checkpoint again.
+    """
     if run.world.is_main:
         section = run.resolved.model
         info = ModelInfo(
@@ -276,20 +312,11 @@ def publish(run: Run, model: LAVT, name: str, origin: dict[str, Any]) -> None:
             provenance=origin,
             vocab=run.loaders.materials.vocab,
         )
-        save_model(run.model_folder(name), model, info)
+        try:
+            save_model(run.model_folder(name), model, info)
+        except OSError as error:
+            raise disk_failure(error, run.model_folder(name)) from error
     run.world.barrier()
-
-
-def save(run: Run, state: TrainingState) -> str:
-    """Write a checkpoint on rank 0 and delete old ones; returns a sentence naming it."""
-    stage, step = state.progress.stage, state.progress.step
-    number = run.first_step(stage) + step
-    if run.world.is_main:
-        written = save_checkpoint(run.checkpoints, state, number=number)
-        prune_checkpoints(run.checkpoints, keep_last=run.training.keep_last, keep_numbers=kept_for_good(run))
-        run.reporter.message(f"Checkpoint of {stage} step {step}: {written}.", checkpoint=str(written))
-    run.world.barrier()
-    return f"Checkpoint of {stage} step {step} is in {run.checkpoints}; start again to go on."
 
 
 def kept_for_good(run: Run) -> set[int]:
@@ -302,16 +329,6 @@ def kept_for_good(run: Run) -> set[int]:
         for stage, length in run.lengths.items()
         for epoch in range(every, length.epochs + 1, every)
     }
-
-
-def restore(run: Run, state: TrainingState) -> bool:
-    """Load the newest valid checkpoint if it belongs to the state's stage."""
-    newest = newest_checkpoint(run)
-    if newest is None or read_progress(newest, identity=run.identity).stage != state.progress.stage:
-        return False
-    load_checkpoint(newest, state)
-    run.reporter.message(f"Going on from {newest}.", checkpoint=str(newest))
-    return True
 
 
 def evaluate_all(run: Run) -> None:

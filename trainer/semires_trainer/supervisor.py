@@ -217,6 +217,7 @@ class Supervisor:
             outgoing=self.given.control.outgoing,
             confirm=ownership.confirm,
             keep_last=self.given.resolved.training.keep_last,
+            keep_every=self.given.resolved.training.keep_every,
         )
         self.watch.publishing = Publishing(publisher, on_published=self.watch.on_published)
 

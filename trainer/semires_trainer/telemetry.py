@@ -252,16 +252,20 @@ class _BetweenReporters(_ReporterHandler):
     """Leaves to a reporter what is logged while one is open."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        others = (handler for handler in logging.getLogger().handlers if handler is not self)
-        if not any(isinstance(handler, _ReporterHandler) for handler in others):
-            super().emit(record)
+        others = [handler for handler in logging.getLogger().handlers if handler is not self]
+        if any(isinstance(handler, _ReporterHandler) for handler in others):
+            return
+        super().emit(record)
+        if not others and logging.lastResort is not None:
+            # Python says warnings on stderr only while nobody handles them, and now we do.
+            logging.lastResort.handle(record)
 
 
 @contextlib.contextmanager
 def logging_to(path: Path, *, job: str = "", attempt: int = 1, rank: int = 0) -> Iterator[None]:
-    """Append warnings and errors to the log file of a run before its reporter is opened and after it is closed.
+    """Append warnings and errors to the log file of a run while no reporter is open, and say them on stderr as ever.
 
-    What was logged there would be said on stderr only: an exception that ends a rank closes the reporter first.
+    Around everything a rank does: an exception that ends it closes its reporter before it is logged.
     """
     sink = LogFileSink(path, job=job, attempt=attempt, rank=rank)
     handler = _BetweenReporters(sink, logging.WARNING)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semires_trainer.checkpoint import TrainingState
 from semires_trainer.checkpoint_folders import Progress, Stage
+from semires_trainer.checkpoint_keeper import Saved
 from semires_trainer.distributed import World
 from semires_trainer.errors import DivergedError
 from semires_trainer.optim import set_learning_rate
@@ -76,6 +77,32 @@ class Policy:
     log_interval_steps: int
 
 
+class Checkpoints(Protocol):
+    """The disk, for one stage. Only `save` and `settle` are for rank 0 alone; at the others all ranks meet."""
+
+    def save(self, state: TrainingState) -> None:
+        """Begin to write a checkpoint; a failure is told later and training goes on."""
+
+    def settle(self) -> None:
+        """Tell what became of the last one, if it has ended."""
+
+    def save_now(self, state: TrainingState) -> Saved:
+        """Write a checkpoint and wait for it; says what is left if it can't be written."""
+        ...
+
+    def save_end(self, state: TrainingState) -> None:
+        """Write the end of the stage; InfrastructureError if it can't be written."""
+
+    def restore(self, state: TrainingState) -> bool:
+        """Load the newest checkpoint of this stage; False if there is none."""
+        ...
+
+
+def never() -> bool:
+    """Nobody asks for a checkpoint."""
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shell:
     """What the loop needs of the outside world."""
@@ -83,10 +110,9 @@ class Shell:
     world: World
     reporter: Reporter
     stop: StopFlag
-    save: Callable[[TrainingState], str]
-    """Write a checkpoint; returns a sentence naming it."""
-    restore: Callable[[TrainingState], bool]
-    """Load the newest checkpoint of this stage; False if there is none."""
+    checkpoints: Checkpoints
+    save_requested: Callable[[], bool] = never
+    """Whether somebody asked for a checkpoint since the last call; asked on rank 0, once after each step."""
 
 
 class _RollBack(Exception):
@@ -129,9 +155,23 @@ def run_steps(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shel
         state.progress = replace(state.progress, step=step + 1)
         report_step(plan, step, values, policy, shell)
         if stop:
-            raise StopRequested(shell.stop.exit_code, shell.save(state))
-        if checkpoint_is_due(plan, policy, state.progress):
-            shell.save(state)
+            raise stopped(shell.stop.exit_code, state, shell)
+        if shell.world.is_main:
+            save_if_due(plan, state, policy, shell)
+
+
+def save_if_due(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
+    """After a step: tell what became of the last checkpoint, begin one if it is time or somebody asked."""
+    shell.checkpoints.settle()
+    requested = shell.save_requested()
+    if requested or checkpoint_is_due(plan, policy, state.progress):
+        shell.checkpoints.save(state)
+
+
+def stopped(exit_code: int, state: TrainingState, shell: Shell) -> StopRequested:
+    """Save, and say so."""
+    saved = shell.checkpoints.save_now(state)
+    return StopRequested(exit_code, saved.sentence, saved_step=saved.step)
 
 
 def evaluate_if_due(plan: StagePlan, state: TrainingState, policy: Policy, shell: Shell) -> None:
@@ -142,14 +182,16 @@ def evaluate_if_due(plan: StagePlan, state: TrainingState, policy: Policy, shell
     try:
         oiou = plan.evaluate()
     except StopRequested as stop:
-        raise StopRequested(stop.exit_code, shell.save(state)) from stop
+        raise stopped(stop.exit_code, state, shell) from stop
     after = before.with_evaluation(oiou)
     state.progress = replace(after, finished=is_finished(plan, policy, after))
     shell.reporter.log_metrics(plan.first_step + before.step, {f"{plan.name}/val_oiou": oiou})
     if after.best_step == after.step:
         plan.publish_best(after)
-    if state.progress.finished or checkpoint_is_due(plan, policy, after):
-        shell.save(state)
+    if state.progress.finished:
+        shell.checkpoints.save_end(state)
+    elif shell.world.is_main and checkpoint_is_due(plan, policy, after):
+        shell.checkpoints.save(state)
     epoch = before.step // plan.steps_per_epoch
     shell.reporter.message(
         f"Epoch {epoch} of {plan.name}: oIoU {oiou:.2f} on the selection split, best {after.best_oiou:.2f}.",
@@ -218,7 +260,7 @@ def leave_out_step(plan: StagePlan, state: TrainingState, policy: Policy, shell:
         )
     shell.reporter.warning(f"The loss of {plan.name} step {step} is not finite; the step is left out.", step=step)
     shell.reporter.count("skipped_steps")
-    if policy.nan_policy == "RollBack" and shell.restore(state):
+    if policy.nan_policy == "RollBack" and shell.checkpoints.restore(state):
         state.progress = replace(state.progress, skipped_steps=skipped)
         state.optimizer.zero_grad(set_to_none=True)
         raise _RollBack

@@ -87,6 +87,7 @@ def test_an_output_in_which_another_run_trained_is_a_problem(
     """As for `run`, which replaces the record of a start that trained nothing."""
     semires("propose", job)
     (Path(resolved.output) / trained).mkdir(exist_ok=True)
+    (Path(resolved.output) / trained / "file").touch()
 
     plan = build_plan(dataclasses.replace(resolved, training=dataclasses.replace(resolved.training, epochs=9)))
 

@@ -245,6 +245,7 @@ def test_the_identity_of_the_smallest_job_never_changes_by_accident(job: Jobs) -
         pytest.param({"spec.training.device": "CPU"}, id="device"),
         pytest.param({"spec.training.workers": 3}, id="workers"),
         pytest.param({"spec.training.microBatch": 1}, id="micro-batch"),
+        pytest.param({"spec.dataset.badImageLimit": 0}, id="bad-images"),
         pytest.param({"spec.training.logIntervalSteps": 1}, id="logging"),
         pytest.param(
             {"spec.training.checkpoint": {"intervalSteps": 7, "keepLast": 9, "keepEvery": 2}}, id="checkpoint"

@@ -27,6 +27,11 @@ def harness(load_module: Callable[[Path], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def states(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_module(Path(__file__).with_name("states.py"))
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset, and the proposals once they are made: shared, not to be changed."""
     folder = tmp_path_factory.mktemp("core") / "data"

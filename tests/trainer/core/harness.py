@@ -6,6 +6,7 @@ Loaded by conftest.py and by ranks.py, so it knows nothing of pytest.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from semires_trainer.distributed import joined_world
 from semires_trainer.identity import claim_output
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import load_materials
-from semires_trainer.run import run_stages
+from semires_trainer.orders import ControlFolder
+from semires_trainer.run import open_bad_images, run_stages
 from semires_trainer.signals import StopFlag
 from semires_trainer.sinks import NullSink, Position
 from semires_trainer.stages import Run, evaluate_all
@@ -115,6 +117,15 @@ class Watch(NullSink):
             self.stop.signal_number = self.signal_number
 
 
+def cut(path: Path) -> None:
+    """Leave half of an image file, as a copy that broke off; once, whoever calls it."""
+    content = path.read_bytes()
+    if content.endswith(b"\xff\xd9"):  # JPEG's end of image
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(content[: len(content) // 2])
+        temporary.replace(path)
+
+
 def never(_position: Position) -> bool:
     return False
 
@@ -124,12 +135,19 @@ def opened_run(document: Document, *, stop_when: Moment = never) -> Iterator[tup
     """What `run_rank` does before the stages, with a watch instead of a display."""
     resolved = resolved_of(document)
     with joined_world(device="CPU", deterministic=resolved.training.deterministic) as world:
-        loaders = Loaders(resolved=resolved, materials=load_materials(resolved), world=world, workers=0)
+        materials = load_materials(resolved)
         watch = Watch(stop=StopFlag(), stop_when=stop_when)
         with Storage() as storage:
             identity = world.broadcast(
                 claim_output(storage, resolved.output, resolved).identity if world.is_main else None
             )
+        loaders = Loaders(
+            resolved=resolved,
+            materials=materials,
+            world=world,
+            workers=resolved.training.workers or 0,
+            bad_images=open_bad_images(resolved, materials, world, ControlFolder(Path(resolved.output) / ".run")),
+        )
         run = Run(
             resolved=resolved,
             identity=identity,

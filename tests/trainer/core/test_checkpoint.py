@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from torch import nn
 
-from semires_trainer.checkpoint import TrainingState, load_checkpoint, optimizer_tensors, save_checkpoint
+from semires_trainer.checkpoint import load_checkpoint
 from semires_trainer.checkpoint_folders import (
     Progress,
     Summary,
@@ -25,88 +25,41 @@ from semires_trainer.checkpoint_folders import (
 )
 from semires_trainer.errors import WeightsError
 
-PROGRESS = Progress(
-    stage="train",
-    step=7,
-    best_oiou=12.5,
-    best_step=6,
-    evaluated_step=6,
-    oiou=12.5,
-    epochs_without_gain=0,
-    skipped_steps=(2, 3),
-)
 
-
-def network(*, width: int = 4) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 2, 1))
-
-
-def state_after(steps: int, *, seed: int = 0, width: int = 4, identity: str = "one") -> TrainingState:
-    """A state whose optimizer has moments and whose batch norm has statistics."""
-    torch.manual_seed(seed)
-    student, teacher = network(width=width), network(width=width)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=0.01)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        student(torch.randn(2, 1, 8, 8)).square().mean().backward()
-        optimizer.step()
-    return TrainingState(
-        student=student,
-        teacher=teacher,
-        optimizer=optimizer,
-        progress=PROGRESS,
-        identity=identity,
-        steps_per_epoch=3,
-    )
-
-
-def assert_same(first: TrainingState, second: TrainingState) -> None:
-    assert first.teacher is not None
-    assert second.teacher is not None
-    for one, other in (
-        (first.student.state_dict(), second.student.state_dict()),
-        (first.teacher.state_dict(), second.teacher.state_dict()),
-        (optimizer_tensors(first), optimizer_tensors(second)),
-    ):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one)
-    assert first.progress == second.progress
-
-
-def test_what_is_saved_is_loaded_exactly(tmp_path: Path) -> None:
-    saved, loaded = state_after(3), state_after(0, seed=1)
+def test_what_is_saved_is_loaded_exactly(tmp_path: Path, states: ModuleType) -> None:
+    saved, loaded = states.state_after(3), states.state_after(0, seed=1)
     loaded.progress = Progress(stage="train")
 
-    load_checkpoint(save_checkpoint(tmp_path, saved, number=7), loaded)
+    load_checkpoint(states.save(tmp_path, saved, number=7), loaded)
 
-    assert_same(saved, loaded)
+    assert states.difference(saved, loaded) == []
 
 
-def test_an_optimizer_continues_exactly(tmp_path: Path) -> None:
-    saved, loaded = state_after(3), state_after(0, seed=1)
-    load_checkpoint(save_checkpoint(tmp_path, saved, number=7), loaded)
+def test_an_optimizer_continues_exactly(tmp_path: Path, states: ModuleType) -> None:
+    saved, loaded = states.state_after(3), states.state_after(0, seed=1)
+    load_checkpoint(states.save(tmp_path, saved, number=7), loaded)
     picture = torch.randn(2, 1, 8, 8)
     for state in (saved, loaded):
         state.optimizer.zero_grad()
         state.student(picture).square().mean().backward()
         state.optimizer.step()
 
-    assert_same(saved, loaded)
+    assert states.difference(saved, loaded) == []
 
 
-def test_a_checkpoint_tells_what_a_ledger_needs_without_torch(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state_after(1), number=107)
+def test_a_checkpoint_tells_what_a_ledger_needs_without_torch(tmp_path: Path, states: ModuleType) -> None:
+    folder = states.save(tmp_path, states.state_after(1), number=107)
 
     assert read_summary(folder) == Summary(
-        number=107, stage="train", step=7, epoch=2, best_oiou=12.5, oiou=12.5, finished=False
+        number=107, stage="train", step=7, epoch=2, steps_per_epoch=3, best_oiou=12.5, oiou=None, finished=False
     )
 
 
-def test_burn_in_has_no_teacher(tmp_path: Path) -> None:
-    state = state_after(1)
+def test_burn_in_has_no_teacher(tmp_path: Path, states: ModuleType) -> None:
+    state = states.state_after(1)
     state.teacher = None
 
-    folder = save_checkpoint(tmp_path, state, number=1)
+    folder = states.save(tmp_path, state, number=1)
 
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json",
@@ -117,11 +70,11 @@ def test_burn_in_has_no_teacher(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine(tmp_path_factory: pytest.TempPathFactory, states: ModuleType) -> Path:
     """Checkpoints 6 and 7, shared: written once, because each write waits for the disk."""
     root = tmp_path_factory.mktemp("pristine")
     for number in (6, 7):
-        save_checkpoint(root, state_after(number), number=number)
+        states.save(root, states.state_after(number), number=number)
     return root
 
 
@@ -179,11 +132,11 @@ def test_other_folders_are_no_checkpoints(pair: Path) -> None:
     assert checkpoints_of(pair) == [pair / "step-00000007"]
 
 
-def test_a_checkpoint_of_another_run_is_refused_naming_both(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state_after(1, identity="a" * 64), number=6)
+def test_a_checkpoint_of_another_run_is_refused_naming_both(tmp_path: Path, states: ModuleType) -> None:
+    folder = states.save(tmp_path, states.state_after(1, identity="a" * 64), number=6)
 
     with pytest.raises(WeightsError, match=r"another training configuration \(a{12}, this one is b{12}\)"):
-        load_checkpoint(folder, state_after(0, identity="b" * 64))
+        load_checkpoint(folder, states.state_after(0, identity="b" * 64))
 
 
 def test_a_checkpoint_of_another_version_is_refused(pair: Path) -> None:
@@ -195,54 +148,54 @@ def test_a_checkpoint_of_another_version_is_refused(pair: Path) -> None:
         read_progress(folder, identity="one")
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state_after(1, width=4), number=6)
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, states: ModuleType) -> None:
+    folder = states.save(tmp_path, states.state_after(1, width=4), number=6)
 
     with pytest.raises(WeightsError, match=r"step-00000006 does not fit this model.*empty output") as refused:
-        load_checkpoint(folder, state_after(0, width=5))
+        load_checkpoint(folder, states.state_after(0, width=5))
 
     assert "\n" not in str(refused.value)
     assert refused.value.exit_code == 3
 
 
-def test_a_checkpoint_that_holds_this_progress_is_kept_as_it_is(tmp_path: Path) -> None:
-    state = state_after(1)
-    folder = save_checkpoint(tmp_path, state, number=6)
+def test_a_checkpoint_that_holds_this_progress_is_kept_as_it_is(tmp_path: Path, states: ModuleType) -> None:
+    state = states.state_after(1)
+    folder = states.save(tmp_path, state, number=6)
     written = (folder / "student.safetensors").stat().st_mtime_ns
 
-    save_checkpoint(tmp_path, state, number=6)
+    states.save(tmp_path, state, number=6)
 
     assert (folder / "student.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_checkpoint_of_the_same_step_is_replaced_when_more_is_known(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_same_step_is_replaced_when_more_is_known(tmp_path: Path, states: ModuleType) -> None:
     """Saved at an epoch end, then again after its evaluation."""
-    state = state_after(1)
-    save_checkpoint(tmp_path, state, number=6)
-    state.progress = replace(PROGRESS, finished=True)
+    state = states.state_after(1)
+    states.save(tmp_path, state, number=6)
+    state.progress = replace(states.PROGRESS, finished=True)
 
-    folder = save_checkpoint(tmp_path, state, number=6)
+    folder = states.save(tmp_path, state, number=6)
 
     assert read_progress(folder, identity="one").finished
     assert checkpoints_of(tmp_path) == [folder]
 
 
-def test_a_replacement_that_was_cut_short_leaves_the_old_one_usable(pair: Path) -> None:
+def test_a_replacement_that_was_cut_short_leaves_the_old_one_usable(pair: Path, states: ModuleType) -> None:
     older, newer = checkpoints_of(pair)
     aside = newer.rename(pair / "step-00000007.replaced")
 
     assert newest_valid(pair) == aside
 
-    again = save_checkpoint(pair, state_after(1), number=7)
+    again = states.save(pair, states.state_after(1), number=7)
     assert checkpoints_of(pair) == [older, again]
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    state = state_after(1)
-    state.progress = replace(PROGRESS, best_oiou=object())  # type: ignore[arg-type]
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, states: ModuleType) -> None:
+    state = states.state_after(1)
+    state.progress = replace(states.PROGRESS, best_oiou=object())  # type: ignore[arg-type]
 
     with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, state, number=6)
+        states.save(tmp_path, state, number=6)
 
     assert list(tmp_path.iterdir()) == []
 

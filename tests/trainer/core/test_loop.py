@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semires_trainer.checkpoint import TrainingState
 from semires_trainer.checkpoint_folders import Progress
+from semires_trainer.checkpoint_keeper import Saved
 from semires_trainer.distributed import World
 from semires_trainer.errors import DivergedError
 from semires_trainer.signals import StopFlag, StopRequested
@@ -31,6 +32,7 @@ class Bench:
     bad_steps: Sequence[int] = ()
     oious: Sequence[float] = (1.0, 2.0, 3.0, 4.0)
     stop_in: int | None = None
+    requested_in: Sequence[int] = ()
     stop: StopFlag = field(default_factory=StopFlag)
     student: nn.Module = field(default_factory=lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
     teacher: nn.Module = field(init=False)
@@ -39,6 +41,7 @@ class Bench:
     draws: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     published: list[int | None] = field(default_factory=list)
+    settled: int = 0
     disk: list[tuple[Progress, dict[str, Any], dict[str, Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -75,9 +78,17 @@ class Bench:
                 own.copy_(source)
 
     # The shell.
-    def save(self, state: TrainingState) -> str:
+    def save(self, state: TrainingState) -> None:
         self.disk.append((state.progress, copy.deepcopy(state.student.state_dict()), {}))
-        return f"Saved step {state.progress.step}."
+
+    save_end = save
+
+    def save_now(self, state: TrainingState) -> Saved:
+        self.save(state)
+        return Saved(sentence=f"Saved step {state.progress.step}.", step=100 + state.progress.step)
+
+    def settle(self) -> None:
+        self.settled += 1
 
     def restore(self, state: TrainingState) -> bool:
         if not self.disk:
@@ -112,7 +123,13 @@ class Bench:
             evaluate=self.evaluate,
             publish_best=lambda progress: self.published.append(progress.best_step),
         )
-        shell = Shell(world=World(), reporter=null_reporter(), stop=self.stop, save=self.save, restore=self.restore)
+        shell = Shell(
+            world=World(),
+            reporter=null_reporter(),
+            stop=self.stop,
+            checkpoints=self,
+            save_requested=lambda: self.computed[-1] in self.requested_in,
+        )
         train_stage(plan, self.state, Policy(**{**defaults, **policy}), shell)
 
     @property
@@ -161,6 +178,14 @@ def test_checkpoints_are_written_as_asked(policy: dict[str, Any], saved: list[in
     assert bench.saved_steps == saved
 
 
+def test_a_checkpoint_that_somebody_asks_for_is_written_once_after_the_step() -> None:
+    bench = Bench(requested_in=(0, 4))
+    bench.run(checkpoint_interval_epochs=4)
+
+    assert bench.saved_steps == [1, 5, 12]
+    assert bench.settled == TOTAL
+
+
 @pytest.mark.parametrize(
     ("every", "evaluated"),
     [pytest.param(1, [3, 6, 9, 12], id="each"), pytest.param(3, [9, 12], id="each-third-and-the-last")],
@@ -201,11 +226,12 @@ def test_patience_ends_a_stage(oious: Sequence[float], patience: int | None, las
 
 def test_patience_survives_a_stop() -> None:
     bench = Bench(oious=(5.0, 4.0, 3.0, 6.0), stop_in=7)
-    with pytest.raises(StopRequested, match=r"Saved step 8\."):
+    with pytest.raises(StopRequested, match=r"Saved step 8\.") as stopped:
         bench.run(patience=2)
     bench.stop.signal_number = 0
     bench.run(patience=2)
 
+    assert stopped.value.saved_step == 108
     assert bench.computed == list(range(9))
 
 

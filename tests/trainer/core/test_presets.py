@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from semires_trainer.config import HYPERPARAMETERS, parse_job
-from semires_trainer.run import run_here
 from semires_trainer.metrics_log import read_records, series
 from semires_trainer.results import read_results
+from semires_trainer.run import run_here
 
 Ran = Callable[[str], Path]
 

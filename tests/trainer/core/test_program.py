@@ -14,16 +14,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from semires_trainer.checkpoint_folders import newest_valid
 from semires_trainer.config import parse_job
-from semires_trainer.distributed import device_of
-from semires_trainer.errors import ConfigError, DivergedError, GpuMemoryError, InfrastructureError
+from semires_trainer.errors import ConfigError, DivergedError
 from semires_trainer.launch import run
-from semires_trainer.outcome import read_outcome
+from semires_trainer.orders import Attempt, ControlFolder, Orders
+from semires_trainer.outcome import read_end
 from semires_trainer.rank import main as rank_main
-from semires_trainer.run import gpu_memory_errors
+from semires_trainer.run import run_here
 from semires_trainer.signals import StopFlag, stop_on_signals
 
 
@@ -83,21 +82,28 @@ def test_a_signal_leaves_a_usable_checkpoint(
     assert json.loads((newest / "state.json").read_text())["step"] > harness.STEPS_PER_EPOCH
 
 
-def test_a_rank_leaves_its_outcome_for_the_program_that_started_torchrun(
-    data: Path, output: Path, harness: ModuleType
-) -> None:
+def test_a_rank_leaves_its_end_for_the_supervisor(data: Path, output: Path, harness: ModuleType) -> None:
     document = harness.changed(harness.document_of(data, output), dataset__annotations=str(data / "absent"))
-    output.mkdir()
-    manifest = output / "manifest.json"
-    manifest.write_text(json.dumps(document))
+    control = ControlFolder(output / ".run")
+    control.clear()
+    orders = Orders(
+        job=document,
+        places={},
+        work=str(output),
+        identity="x",
+        stages=("train",),
+        attempt=Attempt(job="tiny", number=1),
+    )
+    orders.write(control.orders)
 
-    code = rank_main([str(manifest), "--stages", "train"])
+    code = rank_main([str(control.orders)])
 
-    outcome = read_outcome(output)
-    assert outcome is not None
-    assert code == outcome.exit_code == 3
-    assert "absent" in outcome.message
-    assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "outcome.json"]
+    end = read_end(control.failure(0))
+    assert end is not None
+    assert code == end.exit_code == 3
+    assert end.reason == "DataInvalid"
+    assert "absent" in end.message
+    assert json.loads(control.rank(0).read_text()) == {"rank": 0, "pid": os.getpid()}
 
 
 @pytest.mark.parametrize("policy", ["Stop", "Skip", "RollBack"])
@@ -108,7 +114,7 @@ def test_a_run_that_diverges_ends_with_exit_code_4(
     document = harness.document_of(data, output, learningRate="1000000", nanPolicy=policy, nanLimit=2)
 
     with pytest.raises(DivergedError, match="is not finite") as diverged:
-        run(parse_job(document))
+        run_here(parse_job(document))
 
     assert diverged.value.exit_code == 4
 
@@ -121,11 +127,11 @@ def test_a_run_that_diverges_ends_with_exit_code_4(
         ),
         pytest.param({"training__microBatch": 1}, 1, ConfigError, r"microBatch: .* Use at least 2", id="micro-batch"),
         pytest.param(
-            {"output": "s3://bucket/run"},
+            {"storage": {"endpoint": "lab"}},
             1,
             ConfigError,
-            r"spec\.output: .* local folder, got s3://bucket/run\. Give a path",
-            id="s3",
+            r"spec\.storage\.endpoint: the endpoint 'lab' is not known here; known: none\. .*--endpoint lab=https",
+            id="endpoint",
         ),
     ],
 )
@@ -144,30 +150,6 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
         run(parse_job(document), nproc=processes)
 
     assert not output.exists()
-
-
-def test_a_gpu_that_is_not_there_is_an_error_of_the_infrastructure() -> None:
-    with pytest.raises(InfrastructureError, match=r"device CUDA needs GPU \d+, but \d+ are visible") as refused:
-        device_of("CUDA", torch.cuda.device_count())
-
-    assert refused.value.exit_code == 150
-
-
-def test_auto_falls_back_to_the_cpu_only_without_a_gpu() -> None:
-    has_gpu = torch.cuda.is_available() and torch.cuda.device_count() > 0
-
-    assert device_of("Auto", 0).type == ("cuda" if has_gpu else "cpu")
-    assert device_of("CPU", 7).type == "cpu"
-
-
-def test_exhausted_gpu_memory_names_the_remedy() -> None:
-    with (
-        pytest.raises(GpuMemoryError, match=r"microBatch: .*tried to allocate.*Halve it") as refused,
-        gpu_memory_errors(),
-    ):
-        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
-
-    assert refused.value.exit_code == 6
 
 
 def test_the_first_signal_sets_the_flag_and_the_second_is_left_to_whoever_was_there() -> None:

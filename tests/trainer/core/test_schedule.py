@@ -13,7 +13,15 @@ from torch import nn
 from semires_trainer.config import ResolvedTraining
 from semires_trainer.errors import ConfigError
 from semires_trainer.optim import build_optimizer, poly_learning_rate, set_learning_rate
-from semires_trainer.schedule import burn_in_batches, burn_in_length, mutual_batches, mutual_length
+from semires_trainer.schedule import (
+    StageName,
+    burn_in_batches,
+    burn_in_length,
+    images_per_pass,
+    mutual_batches,
+    mutual_length,
+    smaller_micro_batch,
+)
 
 
 @pytest.fixture
@@ -61,6 +69,41 @@ def test_a_batch_that_cannot_be_dealt_is_refused(paper: ResolvedTraining) -> Non
 def test_a_limit_that_cannot_be_kept_is_refused_naming_the_least(paper: ResolvedTraining) -> None:
     with pytest.raises(ConfigError, match=r"microBatch: .* at most 1\. Use at least 2"):
         mutual_batches(replace(paper, micro_batch=1), processes=1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "batches", "processes", "micro_batch", "used", "smaller"),
+    [
+        pytest.param("train", (12, 12, 8), 1, None, 24, 12, id="half"),
+        pytest.param("train", (12, 12, 8), 1, 12, 12, 6, id="half-again"),
+        pytest.param("train", (12, 12, 8), 1, 6, 6, 2, id="a-third-where-half-is-no-equal-part"),
+        pytest.param("train", (12, 12, 8), 4, None, 6, 2, id="of-this-process"),
+        pytest.param("train", (12, 12, 8), 4, 2, 2, None, id="one-of-each"),
+        pytest.param("burn-in", (12, 12, 8), 1, None, 8, 4, id="burn-in"),
+        pytest.param("burn-in", (12, 12, 8), 4, None, 2, None, id="one-image-would-stop-mutual-learning"),
+        pytest.param("burn-in", (3, 2, 8), 1, None, 8, 5, id="the-other-stage-needs-five"),
+        pytest.param("burn-in", (1, 0, 1), 1, None, 1, None, id="one-image"),
+    ],
+)
+def test_the_next_smaller_micro_batch(
+    paper: ResolvedTraining,
+    stage: StageName,
+    batches: tuple[int, int, int],
+    processes: int,
+    micro_batch: int | None,
+    used: int,
+    smaller: int | None,
+) -> None:
+    labeled, unlabeled, burn_in = batches
+    training = replace(
+        paper, batch_labeled=labeled, batch_unlabeled=unlabeled, burn_in_batch=burn_in, micro_batch=micro_batch
+    )
+
+    assert images_per_pass(training, stage, processes=processes) == used
+    assert smaller_micro_batch(training, stage, processes=processes) == smaller
+    if smaller:
+        limited = replace(training, micro_batch=smaller)
+        assert images_per_pass(limited, stage, processes=processes) <= used / 2
 
 
 def test_the_published_lengths(paper: ResolvedTraining) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,75 @@ def test_an_image_that_changed_since_it_was_hashed_is_an_error(
         generate_missing(inputs, Brightness(), open_store(), reader=album.reader)
 
 
+def fault_of(album: Album, image: ImageInput, fault: str) -> ImageInput:
+    """Make one image bad; returns how it is asked for."""
+    if fault == "gone":
+        del album.files[image.file_name]
+    elif fault == "changed":
+        album.files[image.file_name] += b"x"
+    elif fault == "truncated":
+        album.files[image.file_name] = album.files[image.file_name][:50]
+        return replace(image, sha256=sha256_of(album.files[image.file_name]))
+    return replace(image, size=(40, 56)) if fault == "turned" else image
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        pytest.param("gone", "2.png is missing", id="gone"),
+        pytest.param("changed", "2.png changed while the program was running", id="changed"),
+        pytest.param("truncated", "2.png can't be decoded", id="truncated"),
+        pytest.param("turned", "2.png has 56 x 40 pixels, its annotation says 40 x 56", id="turned"),
+    ],
+)
+def test_a_bad_image_is_told_and_gets_no_record(
+    album: Album, tmp_path: Path, workers: int, fault: str, reason: str
+) -> None:
+    proposer = FelzenszwalbProposer()
+    inputs = album.inputs()
+    inputs[2] = fault_of(album, inputs[2], fault)
+    told: dict[str, str] = {}
+    reader = ImageReader(read=album.read, decode=decode, on_bad=told.__setitem__)
+    store = ProposalStore(tmp_path, key_of(proposer))
+
+    report = generate_missing(inputs, proposer, store, reader=reader, workers=workers)
+
+    assert list(told) == ["2.png"]
+    assert reason in told["2.png"]
+    assert (report.images, report.generated, report.bad) == (6, 5, 1)
+    assert store.missing(image.sha256 for image in inputs) == [inputs[2].sha256]
+
+
+def test_a_fault_of_the_generator_is_no_bad_image(album: Album, tmp_path: Path) -> None:
+    class Broken(Brightness):
+        def propose(self, image_HW3: NDArray[np.uint8], keys: tuple[str, ...] = ()) -> list[Proposal]:
+            raise DataError("7.json is damaged")
+
+    told: dict[str, str] = {}
+    reader = ImageReader(read=album.read, decode=decode, on_bad=told.__setitem__)
+    with pytest.raises(DataError, match=r"7\.json is damaged"):
+        generate_missing(album.inputs(), Broken(), ProposalStore(tmp_path, key_of(Brightness())), reader=reader)
+
+    assert told == {}
+
+
+def test_what_is_done_is_kept_when_there_are_too_many_bad_images(
+    album: Album, open_store: Callable[[], ProposalStore]
+) -> None:
+    inputs = sorted(album.inputs(), key=lambda image: image.sha256)
+    del album.files[inputs[4].file_name]
+
+    def refuse(file_name: str, reason: str) -> None:
+        raise DataError("too many")
+
+    reader = ImageReader(read=album.read, decode=decode, on_bad=refuse)
+    with pytest.raises(DataError, match="too many"):
+        generate_missing(inputs, Brightness(), open_store(), reader=reader)
+
+    assert len(open_store()) == 4
+
+
 def test_a_damaged_image_is_named(album: Album, open_store: Callable[[], ProposalStore]) -> None:
     album.files["2.png"] = album.files["2.png"][:50]
 
@@ -190,3 +260,12 @@ def test_images_are_hashed_once_each(album: Album) -> None:
 
     assert digests == {name: sha256_of(album.files[name]) for name in ("1.png", "0.png")}
     assert album.reads == ["1.png", "0.png"]
+
+
+def test_an_image_that_cannot_be_hashed_is_told_and_left_out(album: Album) -> None:
+    told: dict[str, str] = {}
+
+    digests = hash_images(["1.png", "absent.png"], album.read, on_bad=told.__setitem__)
+
+    assert list(digests) == ["1.png"]
+    assert told == {"absent.png": "absent.png is missing"}

@@ -11,6 +11,7 @@ import pytest
 
 from semires_trainer.config import SemiRESJob, parse_job
 from semires_trainer.orders import Attempt
+from semires_trainer.publisher import Publisher
 from semires_trainer.storage import Storage, StorageSettings
 
 TESTBED = Path(__file__).parents[2] / "testbed"
@@ -134,3 +135,14 @@ def job() -> Callable[..., SemiRESJob]:
         return parse_job({**head, "spec": spec})
 
     return build
+
+
+@pytest.fixture
+def make_publisher(storage: Storage, output: str, work: Path) -> Callable[..., Publisher]:
+    """A publisher of the work folder; nobody disputes the output."""
+
+    def make(*, to: str = output, through: Storage = storage, keep_last: int = 2, **more: Any) -> Publisher:
+        given = {"outgoing": work / ".run" / "outgoing", "confirm": lambda: None, "keep_last": keep_last, **more}
+        return Publisher(through, to, work, **given)
+
+    return make

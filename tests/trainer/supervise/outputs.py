@@ -9,10 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from semires_trainer.checkpoint_folders import manifest_text
+
 STATE: dict[str, Any] = {
     "schemaVersion": 1,
     "identity": "0" * 64,
     "epoch": 0,
+    "steps_per_epoch": 1,
     "stage": "train",
     "step": 0,
     "best_oiou": None,
@@ -38,7 +41,7 @@ def write_checkpoint(
     evaluated = {"evaluated_step": number, "oiou": oiou} if oiou is not None else {}
     files["state.json"] = json.dumps({**STATE, "step": number, **evaluated, **state}).encode()
     manifest = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
-    files["manifest.json"] = json.dumps(manifest).encode()
+    files["manifest.json"] = manifest_text(manifest).encode()
     return _put(work / "checkpoints" / f"step-{number:08d}", files)
 
 

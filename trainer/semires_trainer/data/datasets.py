@@ -13,7 +13,7 @@ in the list the dataset was made from | all | | image_sha256, expression | text 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from semires_trainer.data.bad_images import BadImages
 from semires_trainer.data.masks import Mask, rasterize, resize_mask_nearest
-from semires_trainer.data.pictures import PictureLoader
+from semires_trainer.data.pictures import BadImageError, Picture, PictureLoader
 from semires_trainer.data.records import Dataset, Ref
 from semires_trainer.data.sampling import Address, draw_below, sample_generator
 from semires_trainer.data.tokenizer import Tokenizer
 from semires_trainer.data.transforms import Augmentation, strong_view, to_tensor, weak_view
+from semires_trainer.errors import DataError
 
 Sample: TypeAlias = dict[str, Any]
 StackProposals = Callable[[Sequence[tuple[Tensor, Tensor]]], Any]
@@ -40,6 +42,9 @@ class ProposalSource(Protocol):
     def load(self, image_sha256: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
         """Masks (K, S, S/8), bit-packed along the width, and their areas (K,) in pixels."""
 
+    def contains(self, image_sha256: str) -> bool:
+        """Whether the image has a record, be it without masks."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
@@ -48,6 +53,39 @@ class Inputs:
     dataset: Dataset
     pictures: PictureLoader
     tokenizer: Tokenizer
+    bad_images: BadImages | None = None
+    """The known bad images, for which training takes others; None: each is an error."""
+
+    def picture_of(self, ref: Ref) -> Picture:
+        """The picture of a ref's image; BadImageError naming it."""
+        return self.pictures.load(self.dataset.images[ref.image_id])
+
+    def usable(
+        self, refs: Sequence[Ref], address: Address, proposals: ProposalSource | None, *, seed: int, stream: str
+    ) -> tuple[int, Picture]:
+        """Place and picture of the ref at `address`; of another if its image is bad, a function of (seed, stream,
+        address) and of which images are bad. DataError if too many are, or if none is left."""
+        bad = self.bad_images
+        if bad is None:
+            return address.index, self.picture_of(refs[address.index])
+        for place in (address.index, *_others(address, len(refs), seed=seed, stream=stream)):
+            file_name = self.dataset.images[refs[place].image_id].file_name
+            if file_name in bad:
+                continue
+            try:
+                return place, self._with_record(self.picture_of(refs[place]), file_name, proposals)
+            except BadImageError as error:
+                bad.add(file_name, error.message)
+        raise DataError(
+            f"none of the {len(refs)} {stream} samples has a usable image",
+            field="spec.dataset.images",
+            remedy="Repair the files that bad-images.json lists",
+        )
+
+    def _with_record(self, picture: Picture, file_name: str, proposals: ProposalSource | None) -> Picture:
+        if proposals is not None and not proposals.contains(picture.sha256):
+            raise BadImageError(f"image {file_name} has no proposals: it changed after they were made")
+        return picture
 
     def text(self, expression: str) -> Sample:
         """Tokens of one sentence."""
@@ -90,16 +128,16 @@ class LabeledDataset(TorchDataset[Sample]):
 
     def __getitem__(self, address: Address) -> Sample:
         """The sample of one address; DataError naming the file or annotation that is at fault."""
-        ref = self.refs[address.index]
+        place, picture = self.inputs.usable(self.refs, address, self.proposals, seed=self.seed, stream=self.stream)
+        ref = self.refs[place]
         generator = sample_generator(self.seed, address.epoch, address.index, self.stream)
         expression = ref.expressions[draw_below(generator, len(ref.expressions))]
-        picture = self.inputs.pictures.load(self.inputs.dataset.images[ref.image_id])
         if self.augmentation is None:
             image = to_tensor(picture.pixels)
         else:
             weak = to_tensor(weak_view(picture.pixels, self.augmentation, generator))
             image = strong_view(weak, self.augmentation, generator)
-        sample = {"image": image, "mask": self.inputs.truth_at_size(ref), "ref": torch.tensor(address.index)}
+        sample = {"image": image, "mask": self.inputs.truth_at_size(ref), "ref": torch.tensor(place)}
         return sample | self.inputs.text(expression) | _with_proposals(picture.sha256, self.proposals)
 
 
@@ -122,13 +160,13 @@ class UnlabeledDataset(TorchDataset[Sample]):
 
     def __getitem__(self, address: Address) -> Sample:
         """The sample of one address; DataError naming the file or annotation that is at fault."""
-        ref = self.refs[address.index]
+        place, picture = self.inputs.usable(self.refs, address, self.proposals, seed=self.seed, stream=self.stream)
+        ref = self.refs[place]
         generator = sample_generator(self.seed, address.epoch, address.index, self.stream)
         expression = ref.expressions[draw_below(generator, len(ref.expressions))]
-        picture = self.inputs.pictures.load(self.inputs.dataset.images[ref.image_id])
         weak = to_tensor(weak_view(picture.pixels, self.augmentation, generator))
         strong = strong_view(weak, self.augmentation, generator)
-        sample = {"weak": weak, "strong": strong, "ref": torch.tensor(address.index)}
+        sample = {"weak": weak, "strong": strong, "ref": torch.tensor(place)}
         if self.with_truth:
             sample["mask"] = self.inputs.truth_at_size(ref)
         return sample | self.inputs.text(expression) | _with_proposals(picture.sha256, self.proposals)
@@ -151,7 +189,7 @@ class EvalDataset(TorchDataset[Sample]):
         """The pair at `place`: picture, truth at S x S and at original size, tokens."""
         number, expression = self.pairs[place]
         ref = self.refs[number]
-        picture = self.inputs.pictures.load(self.inputs.dataset.images[ref.image_id])
+        picture = self._picture_of(ref)
         truth = self.inputs.truth(ref)
         sample = {
             "image": to_tensor(picture.pixels),
@@ -161,6 +199,16 @@ class EvalDataset(TorchDataset[Sample]):
             "image_sha256": picture.sha256,
         }
         return sample | self.inputs.text(expression)
+
+    def _picture_of(self, ref: Ref) -> Picture:
+        try:
+            return self.inputs.picture_of(ref)
+        except BadImageError as error:
+            raise BadImageError(
+                f"{error.message}, and evaluation images are never replaced: figures over others compare with none",
+                field=error.field,
+                remedy="Repair the file, or take its refs out of the split; the run then goes on where it stopped",
+            ) from error
 
 
 def evaluation_pairs(
@@ -192,6 +240,12 @@ def collate(samples: Sequence[Sample], *, stack_proposals: StackProposals = list
         else:
             batch[key] = values
     return batch
+
+
+def _others(address: Address, size: int, *, seed: int, stream: str) -> Iterator[int]:
+    """All places but that of `address`, once each, from a drawn one on: those that may take its stead."""
+    start = draw_below(sample_generator(seed, address.epoch, address.index, f"{stream}/replacement"), size)
+    return (place for step in range(size) if (place := (start + step) % size) != address.index)
 
 
 def _with_proposals(image_sha256: str, source: ProposalSource | None) -> Sample:

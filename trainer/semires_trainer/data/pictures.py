@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any, NamedTuple
 
 from semires_trainer.data.images import ImageSource, decode_record
 from semires_trainer.data.records import ImageRecord
 from semires_trainer.data.transforms import Pixels, resize_image
+from semires_trainer.errors import DataError, InfrastructureError
+
+
+class BadImageError(DataError):
+    """One image can't be used: absent, unreadable, damaged, or of another size than annotated."""
+
+    reason = "BadImage"
 
 
 class Picture(NamedTuple):
@@ -41,7 +49,8 @@ class PictureLoader:
     def load(self, record: ImageRecord) -> Picture:
         """The picture of `record`.
 
-        DataError naming file and record if it is absent, damaged or of another size.
+        BadImageError naming file and record if it is absent, damaged or of another size; InfrastructureError if the
+        folder or archive of all images is gone.
         """
         if self._last is not None and self._last[0] == record.id:
             return self._last[1]
@@ -50,9 +59,27 @@ class PictureLoader:
         return picture
 
     def _read(self, record: ImageRecord) -> Picture:
-        content = self.source.read(record.file_name)
-        decoded = decode_record(content, record, source=str(self.source.path))
+        try:
+            content = self.source.read(record.file_name)
+            decoded = decode_record(content, record, source=str(self.source.path))
+        except DataError as error:
+            if not os.path.exists(self.source.path):
+                raise InfrastructureError(
+                    f"{self.source.path} is gone while it is read from",
+                    field="spec.dataset.images",
+                    remedy="Look at its disk or mount; start again to go on from the last checkpoint",
+                ) from error
+            raise BadImageError(error.message, field=error.field, remedy=error.remedy) from error
         picture = Picture(resize_image(decoded, self.size), hashlib.sha256(content).hexdigest())
         if (len(self._cache) + 1) * picture.pixels.nbytes <= self.cache_bytes:
             self._cache[record.id] = picture
         return picture
+
+
+def is_usable(source: ImageSource, record: ImageRecord) -> bool:
+    """Whether an image can be read and decoded, at the size its annotation says."""
+    try:
+        PictureLoader(source, size=1).load(record)
+    except BadImageError:
+        return False
+    return True

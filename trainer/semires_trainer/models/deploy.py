@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from semires_trainer.atomic import file_sha256, replace_directory
 from semires_trainer.errors import WeightsError
 from semires_trainer.models.lavt import LAVT, LAVTConfig
 from semires_trainer.models.text import TextConfig
 from semires_trainer.models.weights import fill, read_safetensors
+from semires_trainer.tensor_file import write_tensors
 
 SCHEMA_VERSION = 1
 MODEL_FILE = "model.json"
@@ -41,7 +41,7 @@ def save_model(folder: Path, model: LAVT, info: ModelInfo) -> None:
     """Write the deployable folder, replacing an older one as a whole. Weights keep their precision."""
     with replace_directory(folder) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, temporary / TENSOR_FILE, metadata={"format": "pt"})
+        write_tensors(temporary / TENSOR_FILE, tensors, metadata={"format": "pt"})
         if info.vocab is not None:
             _copy_vocab(info.vocab, temporary / VOCAB_FILE)
         description = {

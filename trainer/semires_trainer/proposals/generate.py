@@ -24,6 +24,8 @@ from semires_trainer.proposals.store import IMAGES_PER_SHARD, ProposalStore, Sto
 FLUSH_SECONDS = 300.0
 
 Progress = Callable[[int, int], None]
+OnBad = Callable[[str, str], None]
+"""Takes note of an image that can't be used, by file name and reason; may raise to end the pass."""
 
 
 class Proposer(Protocol):
@@ -54,6 +56,8 @@ class ImageInput:
     """Hexadecimal sha256 of the file's bytes: the key of its record."""
     keys: tuple[str, ...] = ()
     """Names of the image in a Precomputed folder: its ref ids, or its image id. Others ignore them."""
+    size: tuple[int, int] | None = None
+    """Width and height that its annotation says; None accepts any."""
 
 
 class Decode(Protocol):
@@ -65,11 +69,19 @@ class Decode(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageReader:
-    """How images are read (in this process) and decoded (in this process or a worker)."""
+    """How images are read (in this process) and decoded (in this process or a worker), and what if they can't be."""
 
     read: Callable[[str], bytes]
     """Bytes of the named image file."""
     decode: Decode
+    on_bad: OnBad | None = None
+    """Called for an image that is unreadable, damaged or of another size, which then gets no record; None raises."""
+
+    def note(self, file_name: str, error: DataError) -> None:
+        """Tell `on_bad` of a bad image, or raise its error."""
+        if self.on_bad is None:
+            raise error
+        self.on_bad(file_name, error.message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +96,8 @@ class GenerateReport:
     """Records made by this rank."""
     proposals: int
     """Masks in these records."""
+    bad: int = 0
+    """Images of this rank that got no record."""
 
 
 def key_of(proposer: Proposer) -> StoreKey:
@@ -91,9 +105,22 @@ def key_of(proposer: Proposer) -> StoreKey:
     return StoreKey(generator=proposer.name, parameters=proposer.parameters(), weights_sha256=proposer.weights_sha256)
 
 
-def hash_images(file_names: Iterable[str], read: Callable[[str], bytes]) -> dict[str, str]:
-    """sha256 of each named image file. Reads every file once: about a second per 5,000 COCO images."""
-    return {name: sha256_of(read(name)) for name in dict.fromkeys(file_names)}
+def hash_images(
+    file_names: Iterable[str], read: Callable[[str], bytes], *, on_bad: OnBad | None = None
+) -> dict[str, str]:
+    """sha256 of each named image file. Reads every file once: about a second per 5,000 COCO images.
+
+    A file that can't be read is left out and told to `on_bad`; without one its DataError is raised.
+    """
+    digests: dict[str, str] = {}
+    for name in dict.fromkeys(file_names):
+        try:
+            digests[name] = sha256_of(read(name))
+        except DataError as error:
+            if on_bad is None:
+                raise
+            on_bad(name, error.message)
+    return digests
 
 
 def generate_missing(
@@ -112,6 +139,7 @@ def generate_missing(
     Rank r takes every `world_size`-th of all different images, sorted by sha256, so ranks that see different
     states of the store still share all images without overlap. Records are published every 256 images or five
     minutes, and when the pass ends for whatever reason: what was done is never done again.
+    A bad image is told to `reader.on_bad` and gets no record.
     `workers` > 0 spreads the work over that many spawned processes (for proposers that run on one core).
     `progress(done, total)` is called after each image of this rank.
     """
@@ -122,12 +150,16 @@ def generate_missing(
     todo = [image for image in unique[rank::world_size] if not store.contains(image.sha256)]
     present = len(unique) - len(store.missing(image.sha256 for image in unique))
     writer = store.writer(images_per_shard=IMAGES_PER_SHARD)
-    num_proposals = 0
+    num_proposals = num_bad = 0
     published = time.monotonic()
     try:
         for done, (image, record) in enumerate(_records(todo, proposer, reader, workers=workers), start=1):
-            writer.add(image.sha256, record.proposals, height=record.height, width=record.width)
-            num_proposals += len(record.proposals)
+            if isinstance(record, DataError):
+                reader.note(image.file_name, record)
+                num_bad += 1
+            else:
+                writer.add(image.sha256, record.proposals, height=record.height, width=record.width)
+                num_proposals += len(record.proposals)
             if time.monotonic() - published > FLUSH_SECONDS:
                 writer.flush()
                 published = time.monotonic()
@@ -136,7 +168,10 @@ def generate_missing(
     finally:
         writer.flush()
     store.refresh()
-    return GenerateReport(images=len(unique), present=present, generated=len(todo), proposals=num_proposals)
+    generated = len(todo) - num_bad
+    return GenerateReport(
+        images=len(unique), present=present, generated=generated, proposals=num_proposals, bad=num_bad
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,11 +183,15 @@ class _Record:
 
 def _records(
     images: Sequence[ImageInput], proposer: Proposer, reader: ImageReader, *, workers: int
-) -> Iterator[tuple[ImageInput, _Record]]:
-    """Records in the order of `images`, whatever the number of workers."""
+) -> Iterator[tuple[ImageInput, _Record | DataError]]:
+    """Records in the order of `images`, whatever the number of workers; an error for an image that is bad."""
     if workers <= 0 or len(images) < 2:
         for image in images:
-            yield image, _propose(proposer, reader.decode, image, _read_checked(image, reader))
+            content = _read_checked(image, reader)
+            if isinstance(content, DataError):
+                yield image, content
+            else:
+                yield image, _propose(proposer, reader.decode, image, content)
         return
     # Spawned, not forked: the parent has threads (torch, progress bars), whose locks a fork may find held.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
@@ -172,29 +211,43 @@ def _records_from(
     reader: ImageReader,
     *,
     ahead: int,
-) -> Iterator[tuple[ImageInput, _Record]]:
-    waiting: deque[tuple[ImageInput, Future[_Record]]] = deque()
+) -> Iterator[tuple[ImageInput, _Record | DataError]]:
+    waiting: deque[tuple[ImageInput, DataError | Future[_Record | DataError]]] = deque()
     remaining = iter(images)
     while True:
         for image in islice(remaining, ahead - len(waiting)):
             content = _read_checked(image, reader)
-            waiting.append((image, pool.submit(_propose, proposer, reader.decode, image, content)))
+            if isinstance(content, DataError):
+                waiting.append((image, content))
+            else:
+                waiting.append((image, pool.submit(_propose, proposer, reader.decode, image, content)))
         if not waiting:
             return
-        image, future = waiting.popleft()
-        yield image, future.result()
+        image, promised = waiting.popleft()
+        yield image, promised if isinstance(promised, DataError) else promised.result()
 
 
-def _propose(proposer: Proposer, decode: Decode, image: ImageInput, content: bytes) -> _Record:
-    image_HW3 = np.asarray(decode(content, name=image.file_name), dtype=np.uint8)
+def _propose(proposer: Proposer, decode: Decode, image: ImageInput, content: bytes) -> _Record | DataError:
+    """The record of an image, or why it is bad; errors of the proposer are no fault of the image and are raised."""
+    try:
+        picture = decode(content, name=f"image {image.file_name}")
+    except DataError as error:
+        return error
+    if image.size is not None and picture.size != image.size:
+        found, said = (f"{width} x {height}" for width, height in (picture.size, image.size))
+        return DataError(f"image {image.file_name} has {found} pixels, its annotation says {said}")
+    image_HW3 = np.asarray(picture, dtype=np.uint8)
     proposals = proposer.propose(image_HW3, image.keys)
     return _Record(height=image_HW3.shape[0], width=image_HW3.shape[1], proposals=proposals)
 
 
-def _read_checked(image: ImageInput, reader: ImageReader) -> bytes:
-    content = reader.read(image.file_name)
+def _read_checked(image: ImageInput, reader: ImageReader) -> bytes | DataError:
+    try:
+        content = reader.read(image.file_name)
+    except DataError as error:
+        return error
     if sha256_of(content) != image.sha256:
-        raise DataError(f"{image.file_name} changed while the program was running", remedy="Start again.")
+        return DataError(f"image {image.file_name} changed while the program was running", remedy="Start again.")
     return content
 
 

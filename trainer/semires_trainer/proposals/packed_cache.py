@@ -103,6 +103,12 @@ class PackedCache:
         """Shards of the store without a cache file."""
         return [name for name in self.store.shard_names() if not (self.folder / name).exists()]
 
+    def contains(self, image_sha256: str) -> bool:
+        """Whether the image has a record, be it one without proposals."""
+        if image_sha256 not in self._places:
+            self._map_new_files()
+        return image_sha256 in self._places
+
     def num_proposals(self, image_sha256: str) -> int:
         """P of one image, without touching its masks."""
         _, first, last = self._locate(image_sha256)
@@ -124,9 +130,7 @@ class PackedCache:
         return masks, np.array(cached["areas"][first:last])
 
     def _locate(self, image_sha256: str) -> tuple[Arrays, int, int]:
-        if image_sha256 not in self._places:
-            self._map_new_files()
-        if image_sha256 not in self._places:
+        if not self.contains(image_sha256):
             raise self._not_cached(image_sha256)
         name, row = self._places[image_sha256]
         first, last = self._maps[name]["first_proposal"][row : row + 2].tolist()

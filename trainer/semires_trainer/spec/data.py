@@ -83,6 +83,10 @@ class Dataset(Section):
     """Which training images keep their masks; the others are used without."""
     unlabeled_limit: Positive | None = None
     """Use only N unlabelled images, drawn with labeled.seed (a larger N contains a smaller); left out means all."""
+    bad_image_limit: Natural = 10
+    """Training images that may turn out unreadable, damaged or of another size than annotated before the run
+    stops (exit code 3); each is replaced by other samples and listed in bad-images.json. May be changed between
+    two starts. Evaluation images are never replaced: a bad one stops the run."""
     evaluate: Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=16), AfterValidator(unique)] | None = None
     """Splits to evaluate, the first also selects the best model.
     Default: val, testA, testB for RefCOCO and RefCOCOPlus; val, test for GRefUMD; val for GRefGoogle and

@@ -95,6 +95,7 @@ def resolve_dataset(dataset: Dataset) -> ResolvedDataset:
         labeled_image_ids=labeled.image_ids,
         labeled_image_ids_file=labeled.image_ids_file,
         unlabeled_limit=dataset.unlabeled_limit,
+        bad_image_limit=dataset.bad_image_limit,
         evaluate=dataset.evaluate or SPLITS[dataset.name],
     )
 
@@ -161,12 +162,13 @@ def resolved_to_dict(resolved: Resolved) -> dict[str, Any]:
 def training_hash(resolved: Resolved) -> str:
     """sha256 (hex) over what determines the trained model: dataset, proposals, model, refinement, training.
 
-    Left out: name and output, where the proposals are stored, how many SAM points are decoded at once, and
-    the fields
-    of `NOT_TRAINED`. Two runs with the same hash may continue each other.
+    Left out: name and output, where the proposals are stored, how many SAM points are decoded at once, how many
+    bad images are tolerated (which sample replaces another does not depend on it, and who raises it after a stop
+    goes on from the last checkpoint), and the fields of `NOT_TRAINED`. Two runs with the same hash may continue
+    each other.
     """
     document = resolved_to_dict(resolved)
-    del document["name"], document["output"], document["proposals"]["store"]
+    del document["name"], document["output"], document["proposals"]["store"], document["dataset"]["bad_image_limit"]
     if document["proposals"]["sam"]:
         del document["proposals"]["sam"]["points_per_batch"]
     document["training"] = {key: value for key, value in document["training"].items() if key not in NOT_TRAINED}

@@ -32,6 +32,7 @@ class ResolvedDataset:
     labeled_image_ids: tuple[int, ...] | None
     labeled_image_ids_file: str | None
     unlabeled_limit: int | None
+    bad_image_limit: int
     evaluate: tuple[str, ...]
 
 

@@ -96,8 +96,8 @@ class Training(Section):
     burn_in_batch: Positive | None = None
     """Labelled images per optimizer step in burn-in."""
     micro_batch: Positive | None = None
-    """Upper limit of images of one kind per process and forward pass; the rest is accumulated. Left out: no
-    limit."""
+    """Upper limit of images, labelled and unlabelled together, per process and forward pass; the rest is
+    accumulated. Left out: no limit."""
     learning_rate: PositiveDecimal | None = None
     """AdamW's learning rate at the first step."""
     weight_decay: NonNegative | None = None
@@ -139,7 +139,8 @@ class Training(Section):
     train_embeddings: Flag = False
     """Train BERT's embeddings too; sensible when bert is random."""
     device: Device = "Auto"
-    """CUDA fails when there is no GPU; Auto falls back to the CPU."""
+    """CUDA fails when there is no GPU; Auto falls back to the CPU unless the environment asks for GPUs, as the
+    operator's does."""
     precision: Precision = "Auto"
     """BF16 autocast or FP32; Auto is BF16 on GPUs that support it."""
     compile: Flag = False

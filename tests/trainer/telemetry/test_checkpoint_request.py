@@ -1,0 +1,112 @@
+"""A checkpoint on request: at most one a minute, none is forgotten, and a rank hears of each once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from semires_trainer.checkpoint_request import (
+    Answer,
+    CheckpointRequest,
+    CheckpointRequests,
+    pass_request,
+    withdraw_request,
+)
+
+
+class Clock:
+    """Time that passes when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def requests(clock: Clock) -> CheckpointRequests:
+    return CheckpointRequests(clock=clock)
+
+
+def test_the_first_request_is_passed_on_at_once(requests: CheckpointRequests) -> None:
+    assert requests.ask() == Answer(state="Passed", seconds=0)
+    assert not requests.take_due()
+
+
+def test_a_request_while_one_is_under_way_is_answered_by_that_one(requests: CheckpointRequests, clock: Clock) -> None:
+    requests.ask()
+    clock.now = 500
+
+    assert requests.ask() == Answer(state="Pending", seconds=0)
+
+    requests.published()
+    assert not requests.take_due()
+
+
+def test_requests_within_the_minute_become_one_when_it_is_over(requests: CheckpointRequests, clock: Clock) -> None:
+    requests.ask()
+    requests.published()
+    clock.now = 20
+    assert requests.ask() == Answer(state="Deferred", seconds=40)
+    clock.now = 59
+    assert requests.ask() == Answer(state="Deferred", seconds=1)
+    assert not requests.take_due()
+
+    clock.now = 60
+
+    assert [requests.take_due(), requests.take_due()] == [True, False]
+
+
+def test_the_minute_counts_from_the_last_one_that_was_passed_on(requests: CheckpointRequests, clock: Clock) -> None:
+    for start in (0, 60, 120):
+        clock.now = start
+        assert requests.ask().state == "Passed"
+        clock.now = start + 59
+        requests.published()
+        assert requests.ask().state == "Deferred"
+        clock.now = start + 60
+        assert requests.take_due()
+        requests.published()
+        clock.now = start + 61
+        assert requests.ask().state == "Deferred"
+        clock.now = start + 119
+        assert not requests.take_due()
+        requests = CheckpointRequests(clock=clock)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint-request"
+
+
+def test_a_rank_takes_each_request_once(path: Path) -> None:
+    request = CheckpointRequest(path)
+    taken = [request.take()]
+    for number in range(1, 4):
+        pass_request(path, number)
+        taken += [request.take(), request.take()]
+
+    assert taken == [False, True, False, True, False, True, False]
+    assert path.read_text() == "3\n"
+
+
+def test_a_rank_that_starts_again_hears_of_a_request_that_waits(path: Path) -> None:
+    pass_request(path, 1)
+
+    assert CheckpointRequest(path).take()
+
+
+def test_a_request_that_was_withdrawn_is_none(path: Path) -> None:
+    pass_request(path, 1)
+
+    withdraw_request(path)
+    withdraw_request(path)
+
+    assert not CheckpointRequest(path).take()
