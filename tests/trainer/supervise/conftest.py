@@ -52,13 +52,18 @@ def make_proxy(server: Any, faults: ModuleType) -> Iterator[Callable[..., Any]]:
         proxy.close()
 
 
-@pytest.fixture
-def make_storage(
-    server: Any, servers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[MakeStorage]:
+@pytest.fixture(scope="session")
+def credentials(servers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a mounted Secret."""
+    folder: Path = servers.write_credentials(tmp_path_factory.mktemp("secret") / "credentials")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_storage(server: Any, servers: ModuleType, credentials: Path) -> Iterator[MakeStorage]:
     """Storage at the server, without patience: what fails once is an error at once."""
-    monkeypatch.setattr("semires_trainer.storage.client.ATTEMPTS", 1)
-    credentials, opened = servers.write_credentials(tmp_path / "credentials"), []
+    opened, once = [], pytest.MonkeyPatch()
+    once.setattr("semires_trainer.storage.client.ATTEMPTS", 1)
 
     def make(**changes: Any) -> Storage:
         defaults: dict[str, Any] = {
@@ -73,11 +78,12 @@ def make_storage(
         return opened[-1]
 
     yield make
+    once.undo()
     for storage in opened:
         storage.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def storage(make_storage: MakeStorage) -> Storage:
     return make_storage()
 

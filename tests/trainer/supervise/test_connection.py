@@ -105,13 +105,13 @@ def test_a_url_that_is_none_is_refused() -> None:
 
 
 def test_the_environment_of_a_pod_is_enough_to_read_a_bucket(
-    server: Any, servers: Any, storage: Storage, output: str, tmp_path: Path
+    server: Any, servers: Any, storage: Storage, output: str, credentials: Path
 ) -> None:
     storage.put_if_absent(f"{output}/note", b"hello")
     environment = {
         "SEMIRES_ENDPOINT_URL": server.url,
         "SEMIRES_ENDPOINT_REGION": servers.REGION,
-        "SEMIRES_CREDENTIALS": str(tmp_path / "credentials"),
+        "SEMIRES_CREDENTIALS": str(credentials),
     }
 
     with Storage(storage_settings(section(endpoint="lab"), {}, environment)) as reached:
