@@ -66,13 +66,10 @@ def is_alive(pid: int) -> bool:
 def children_of(pid: int) -> list[int]:
     """All descendants of a process."""
     try:
-        own = [
-            int(child)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
+        texts = [(task / "children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return []
+    own = [int(child) for text in texts for child in text.split()]
     return [*own, *(below for child in own for below in children_of(child))]
 
 
@@ -110,11 +107,12 @@ def test_a_run_that_was_killed_does_not_block_the_next_one(
     first.kill()
     first.wait()
 
-    second = started()
-    _, messages = second.communicate(timeout=SECONDS)
+    started()
 
-    assert second.returncode == 3, messages[-2000:]
-    assert "spec.dataset.annotations" in messages
+    def number() -> int:
+        return json.loads(control.orders.read_text())["attempt"]["number"] if control.orders.is_file() else 0
+
+    until(lambda: number() == 2, what="the second attempt")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -142,10 +140,11 @@ def test_a_tethered_process_ends_with_its_parent_even_if_that_is_gone_already(tm
     """The parent ends before the child could ask the kernel for anything."""
     script = tmp_path / "leave.py"
     script.write_text(
-        "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'semires_trainer.tether', 'http.server', '0'],\n"
-        "                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)\n"
-        "print(child.pid, flush=True)\n"
+        "import os, subprocess, sys\n"
+        "command = [sys.executable, '-m', 'semires_trainer.tether', 'http.server', '0']\n"
+        "tethered = {**os.environ, 'SEMIRES_PARENT': str(os.getpid())}\n"
+        "nowhere = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
+        "print(subprocess.Popen(command, env=tethered, start_new_session=True, **nowhere).pid, flush=True)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
