@@ -101,15 +101,18 @@ class Faults:
 
 
 class Gate:
-    """Lets `allowed` parts through and holds the others until `open`."""
+    """Lets `allowed` of the requests that match (parts, by default) through and holds the others until `open`."""
 
-    def __init__(self, allowed: int) -> None:
+    def __init__(
+        self, allowed: int, matches: Callable[[Request], bool] = lambda request: request.moves_content
+    ) -> None:
         self._left = allowed
+        self._matches = matches
         self._guard = threading.Lock()
         self._opened = threading.Event()
 
     def __call__(self, request: Request) -> Decision:
-        if not request.moves_content or self._opened.is_set():
+        if not self._matches(request) or self._opened.is_set():
             return None
         with self._guard:
             self._left -= 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from semires_trainer.config import Resolved
@@ -59,13 +57,3 @@ def local_path(output: str) -> Path:
             remedy="Give a path, for example runs/my-job",
         )
     return Path(path).expanduser()
-
-
-def with_local_paths(resolved: Resolved, *, work: str, places: Mapping[str, str]) -> Resolved:
-    """`resolved` as the ranks read it: output in the work folder, everything else where `places` says it lies.
-
-    What `places` does not name is a local path already, taken without `~` and `file://` where it is written to.
-    """
-    located = resolved
-    store = places.get(resolved.proposals.store) or str(local_path(resolved.proposals.store))
-    return replace(located, output=work, proposals=replace(located.proposals, store=store))

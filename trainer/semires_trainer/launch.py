@@ -60,7 +60,8 @@ def supervision_of(
     resolved = resolve(job)
     if processes.isdecimal():
         check_batches(resolved.training, processes=int(processes) * nodes_of(environment))
-    work = work_folder(resolved, cache_folder(environment))
+    cache = cache_folder(environment)
+    work = work_folder(resolved, cache)
     return Supervision(
         job=job,
         resolved=resolved,
@@ -68,6 +69,7 @@ def supervision_of(
         stages=tuple(stages),
         environment=dict(environment),
         storage=Storage(storage_settings(job.spec.storage, endpoints, environment)),
+        cache=cache,
         work=work,
         control=control_folder(work, environment),
         port=port,

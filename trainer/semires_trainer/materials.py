@@ -12,7 +12,7 @@ from semires_trainer.config import Resolved
 from semires_trainer.data.images import ImageSource, decode
 from semires_trainer.data.load import load_dataset
 from semires_trainer.data.records import Dataset, Ref
-from semires_trainer.data.splits import LabeledSplit, split_labeled
+from semires_trainer.data.splits import LabeledSplit, image_files, refs_in_use, split_dataset
 from semires_trainer.data.tokenizer import Tokenizer
 from semires_trainer.distributed import World
 from semires_trainer.errors import DataError
@@ -68,14 +68,7 @@ def load_materials(resolved: Resolved) -> Materials:
     """
     section = resolved.dataset
     dataset = load_dataset(section)
-    split = split_labeled(
-        dataset,
-        percent=section.labeled_percent,
-        seed=section.labeled_seed,
-        image_ids=section.labeled_image_ids,
-        image_ids_file=section.labeled_image_ids_file,
-        unlabeled_limit=section.unlabeled_limit,
-    )
+    split = split_dataset(dataset, section)
     vocab = vocabulary_path(resolved.model)
     materials = Materials(
         dataset=dataset,
@@ -84,8 +77,7 @@ def load_materials(resolved: Resolved) -> Materials:
         tokenizer=Tokenizer(vocab, resolved.model.max_tokens),
         vocab=vocab,
     )
-    evaluated = [ref for name in section.evaluate for ref in dataset.refs_of(name)]
-    check_images(materials, [*materials.labeled, *materials.unlabeled, *evaluated])
+    check_images(materials, refs_in_use(dataset, split, section.evaluate))
     return materials
 
 
@@ -103,7 +95,7 @@ def check_images(materials: Materials, refs: Sequence[Ref]) -> None:
 
 def file_names(materials: Materials, refs: Sequence[Ref]) -> list[str]:
     """The image files of `refs`, each once, in order."""
-    return list(dict.fromkeys(materials.dataset.images[ref.image_id].file_name for ref in refs))
+    return image_files(materials.dataset, refs)
 
 
 def propose(

@@ -106,7 +106,9 @@ class Orders:
     job: dict[str, Any]
     """The manifest, as it was given."""
     places: dict[str, str]
-    """Local path of each URI that was fetched."""
+    """Field of the manifest -> local path of what it names."""
+    store: str
+    """Local folder of the proposal store."""
     work: str
     """The folder to write to."""
     identity: str

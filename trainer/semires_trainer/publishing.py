@@ -31,6 +31,8 @@ class Publishing:
     """Runs `publisher.publish_newest` in a thread until `finish`."""
 
     publisher: Publisher
+    share: Callable[[], None] = lambda: None
+    """Called before each look: sends what is not a checkpoint and should not wait for one."""
     on_published: Callable[[float], None] = lambda _saved_at: None
     """Called after each checkpoint that was published, with the time when it was saved."""
     uploads: Uploads = field(default_factory=Uploads)
@@ -77,6 +79,7 @@ class Publishing:
         """Publish the newest checkpoint if the output lacks it, and count what it took."""
         started = time.monotonic()
         try:
+            self.share()
             upload = self.publisher.publish_newest()
         except SemiresError:
             self.uploads = self.uploads.plus("failure", seconds=time.monotonic() - started, num_bytes=0)

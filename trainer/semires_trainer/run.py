@@ -16,8 +16,9 @@ from semires_trainer.data.bad_images import BadImages
 from semires_trainer.data.pictures import is_usable
 from semires_trainer.distributed import World, joined_world
 from semires_trainer.exhaustion import LOADING, PROPOSALS, memory_errors
+from semires_trainer.fetch import Places, localize
 from semires_trainer.identity import claim_output
-from semires_trainer.inputs import local_path, with_local_paths
+from semires_trainer.inputs import local_path
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import Materials, load_materials, propose
 from semires_trainer.orders import CONTROL_FOLDER, Attempt, ControlFolder, Orders
@@ -36,7 +37,7 @@ STAGES = ("propose", "train", "evaluate")
 
 def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop: StopFlag) -> None:
     """What each process does: load, then each stage in order."""
-    resolved, training = with_local_paths(resolved, work=orders.work, places=orders.places), resolved.training
+    resolved, training = located(resolved, orders), resolved.training
     with (
         joined_world(device=training.device, deterministic=training.deterministic) as world,
         memory_errors(LOADING, world),
@@ -66,6 +67,12 @@ def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop
             run_stages(replace(unreported, reporter=reporter), orders.stages)
 
 
+def located(resolved: Resolved, orders: Orders) -> Resolved:
+    """`resolved` as the ranks read and write it: local paths only."""
+    here = localize(resolved, Places(paths=orders.places))
+    return replace(here, output=orders.work, proposals=replace(here.proposals, store=orders.store))
+
+
 def leave_if_asked(world: World, stop: StopFlag) -> None:
     """StopRequested on all ranks if one was asked to stop before there was anything to save."""
     if world.any(stop.is_set):
@@ -85,6 +92,7 @@ def run_here(job: SemiRESJob, *, stages: Sequence[str] = STAGES) -> Results | No
     orders = Orders(
         job={},
         places={},
+        store=str(local_path(resolved.proposals.store)),
         work=str(output),
         identity=identity,
         stages=tuple(stages),

@@ -24,19 +24,23 @@ from typing import Any
 from semires_trainer import __version__, exposition
 from semires_trainer.config import Resolved, SemiRESJob, training_hash
 from semires_trainer.errors import InfrastructureError, SemiresError
+from semires_trainer.fetch import FetchProgress, Places, fetch_inputs, localize
 from semires_trainer.identity import claim_output
 from semires_trainer.inputs import local_path
 from semires_trainer.orders import ControlFolder, Orders, attempt_of
 from semires_trainer.outcome import End, encoded, end_of, outcome_json, read_end, worst
 from semires_trainer.ownership import Ownership
 from semires_trainer.progress_file import read_progress
+from semires_trainer.proposals.build import build_key
 from semires_trainer.publisher import Publisher
 from semires_trainer.publishing import Publishing
 from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks, is_one_node
 from semires_trainer.restore import restore
 from semires_trainer.serving import Server, serve
+from semires_trainer.sharing import SharedStore
 from semires_trainer.signals import EXIT_CODES, StopRequested
 from semires_trainer.storage import Storage
+from semires_trainer.storage.parallel import Cancelled
 from semires_trainer.telemetry import Reporter, ReportFiles, open_reporter
 from semires_trainer.watchdog import watchdog_of
 from semires_trainer.watched import RunWatch
@@ -61,6 +65,8 @@ class Supervision:
     stages: tuple[str, ...]
     environment: Mapping[str, str]
     storage: Storage
+    cache: Path
+    """Where inputs are kept, shared by all runs of this machine."""
     work: Path
     control: ControlFolder
     port: int | None
@@ -192,11 +198,13 @@ class Supervisor:
             self.claim_ownership()
         self.open_log()
         places = self.fetch()
+        store = self.share_store(localize(given.resolved, places))
         if not self.is_local:
             restore(given.storage, self.output, given.work, control=given.control.path, run_id=record.run_id)
         orders = Orders(
             job=given.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
-            places=places,
+            places=dict(places.paths),
+            store=str(store),
             work=str(given.work),
             identity=record.identity,
             stages=given.stages,
@@ -382,10 +390,65 @@ class Supervisor:
         elif line.strip():
             logger.info("%s", line)
 
-    def fetch(self) -> dict[str, str]:
-        """Local paths of what is not local."""
+    def fetch(self) -> Places:
+        """Bring what the job reads to this node."""
         self.watch.stage = "fetch"
-        return {}
+        assert self.reporter is not None
+        show = FetchBar(self.reporter)
+        try:
+            return fetch_inputs(
+                self.given.resolved,
+                self.given.storage,
+                self.given.cache / "inputs",
+                report=show,
+                should_stop=self.was_asked_to_stop,
+            )
+        finally:
+            show.close()
+
+    def was_asked_to_stop(self) -> bool:
+        """Whether a signal has arrived."""
+        return bool(self.stop.number)
+
+    def share_store(self, located: Resolved) -> Path:
+        """The local folder of the proposal store; one that lies on S3 is brought here, and followed."""
+        uri = located.proposals.store
+        if not uri.startswith("s3://"):
+            return local_path(uri)
+        root = self.given.cache / "proposals" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
+        store = SharedStore(key=build_key(located.proposals), storage=self.given.storage, uri=uri, root=root)
+        try:
+            moved = store.pull(self.was_asked_to_stop)
+        except Cancelled:
+            raise StopRequested(self.stop.exit_code, "What was fetched is kept; start again to go on.") from None
+        logger.info("The proposal store %s has sent %d shards, %d bytes.", uri, moved.files, moved.bytes)
+        if self.publishing is not None:
+            self.publishing.share = store.push
+        return root
+
+
+class FetchBar:
+    """Shows each input as a stage of the reporter while it arrives."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._open = contextlib.ExitStack()
+        self._field = ""
+        self._shown = 0
+
+    def __call__(self, progress: FetchProgress) -> None:
+        """Follow an input; a new one closes the one before."""
+        if progress.field != self._field:
+            self.close()
+            self._field, self._shown = progress.field, 0
+            total = max(1, progress.bytes)
+            self._open.enter_context(self._reporter.stage(f"fetch {progress.field}", total, unit="byte"))
+        self._reporter.advance(max(0, progress.bytes_done - self._shown))
+        self._shown = max(self._shown, progress.bytes_done)
+
+    def close(self) -> None:
+        """Close the last one."""
+        self._open.close()
 
 
 def results_of(path: Path) -> list[dict[str, Any]]:

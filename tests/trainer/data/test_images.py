@@ -84,7 +84,7 @@ def test_a_zip_entry_with_a_wrong_checksum_is_named(tmp_path: Path) -> None:
 def test_a_source_that_is_neither_folder_nor_zip_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"not a zip")
 
-    with pytest.raises(DataError, match=r"spec\.dataset\.images: .*a\.zip is not a zip file"):
+    with pytest.raises(DataError, match=r"spec\.dataset\.images: .*a\.zip is neither a zip file nor a tar file"):
         ImageSource(tmp_path / "a.zip")
     with pytest.raises(DataError, match="absent does not exist"):
         ImageSource(tmp_path / "absent")

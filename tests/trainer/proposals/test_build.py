@@ -15,7 +15,7 @@ from semires_trainer.proposals.build import build_key, build_proposer, convert_o
 from semires_trainer.proposals.generate import ImageInput, ImageReader, key_of
 from semires_trainer.proposals.masks import sha256_of
 from semires_trainer.proposals.packed_cache import PackedCache
-from semires_trainer.proposals.sam_weights import PUBLIC_SHA256
+from semires_trainer.proposals.sam_key import PUBLIC_SHA256
 from semires_trainer.spec.resolved import (
     ResolvedFelzenszwalb,
     ResolvedPrecomputed,

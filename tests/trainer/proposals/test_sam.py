@@ -17,11 +17,10 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from semires_trainer.errors import ConfigError, WeightsError
 from semires_trainer.proposals.masks import decode_masks
 from semires_trainer.proposals.sam import SamProposer, build_sam
+from semires_trainer.proposals.sam_key import PUBLIC_SHA256, expected_sha256
 from semires_trainer.proposals.sam_weights import (
-    PUBLIC_SHA256,
     architecture_of,
     check_file,
-    expected_sha256,
     load_state,
     public_architecture,
 )

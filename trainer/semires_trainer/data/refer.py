@@ -49,13 +49,19 @@ def load_refer(name: str, annotations: Path) -> Dataset:
     return Dataset(name=name, source=str(instances_file), images=images, annotations=outlines, refs=refs)
 
 
+def refs_candidates(name: str) -> tuple[str, str]:
+    """Where the refs pickle of data set `name` may lie below the annotations folder, best first."""
+    folder, file_name = FILES[name]
+    return f"{folder}/{file_name}", file_name
+
+
 def find_refs_file(name: str, annotations: Path) -> Path:
     """The refs pickle of data set `name`, in `annotations` or its sub-folder; DataError naming both."""
-    folder, file_name = FILES[name]
-    candidates = (annotations / folder / file_name, annotations / file_name)
+    candidates = [annotations / candidate for candidate in refs_candidates(name)]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    folder, file_name = FILES[name]
     raise DataError(
         f"no {file_name} for {name}: looked for {candidates[0]} and {candidates[1]}",
         field="spec.dataset.annotations",

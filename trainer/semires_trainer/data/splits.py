@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from semires_trainer.data.records import Dataset, Ref
 from semires_trainer.data.sampling import permutation
@@ -34,6 +34,21 @@ class LabeledSplit:
     """Refs of which only image and expressions are used; empty if all images are labelled."""
     image_ids: tuple[int, ...]
     """The labelled images, in the order drawn or given."""
+
+
+class SplitSection(Protocol):
+    """What is read of the resolved manifest's `dataset` section; one of the three ways to choose is set."""
+
+    @property
+    def labeled_percent(self) -> str | None: ...
+    @property
+    def labeled_seed(self) -> int: ...
+    @property
+    def labeled_image_ids(self) -> tuple[int, ...] | None: ...
+    @property
+    def labeled_image_ids_file(self) -> str | None: ...
+    @property
+    def unlabeled_limit(self) -> int | None: ...
 
 
 def split_labeled(
@@ -62,6 +77,30 @@ def split_labeled(
         field = f"{_FIELD}.imageIds" if image_ids is not None else f"{_FIELD}.imageIdsFile"
         chosen = _checked_images(listed, known, field=field)
     return _divide(refs, chosen, unlabeled_limit=unlabeled_limit, seed=seed)
+
+
+def split_dataset(dataset: Dataset, section: SplitSection) -> LabeledSplit:
+    """`split_labeled` as the manifest's data section says."""
+    return split_labeled(
+        dataset,
+        percent=section.labeled_percent,
+        seed=section.labeled_seed,
+        image_ids=section.labeled_image_ids,
+        image_ids_file=section.labeled_image_ids_file,
+        unlabeled_limit=section.unlabeled_limit,
+    )
+
+
+def refs_in_use(dataset: Dataset, split: LabeledSplit, evaluate: Sequence[str]) -> list[Ref]:
+    """Every ref whose image a run reads: labelled, unlabelled, and those of the splits it evaluates."""
+    train = dataset.refs_of("train")
+    trained = [train[number] for number in (*split.labeled_refs, *split.unlabeled_refs)]
+    return trained + [ref for name in evaluate for ref in dataset.refs_of(name)]
+
+
+def image_files(dataset: Dataset, refs: Sequence[Ref]) -> list[str]:
+    """The image files of `refs`, each once, in order."""
+    return list(dict.fromkeys(dataset.images[ref.image_id].file_name for ref in refs))
 
 
 def draw_images(known: Sequence[int], *, percent: str, seed: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from semires_trainer.proposals.generate import (
     key_of,
 )
 from semires_trainer.proposals.precomputed import PrecomputedProposer
+from semires_trainer.proposals.sam_key import expected_sha256, sam_parameters
 from semires_trainer.proposals.store import ProposalStore, StoreKey
 from semires_trainer.spec.resolved import ResolvedFelzenszwalb, ResolvedPrecomputed, ResolvedProposals
 
@@ -37,8 +38,6 @@ def build_key(section: ResolvedProposals) -> StoreKey:
     """The key of the store that `section` asks for, without reading weights."""
     if section.sam is None:
         return key_of(_without_weights(section))
-    from semires_trainer.proposals.sam_weights import expected_sha256, sam_parameters
-
     return StoreKey(
         generator="SAM", parameters=sam_parameters(section.sam), weights_sha256=expected_sha256(section.sam)
     )

@@ -16,15 +16,14 @@ from torch import nn
 
 from semires_trainer.errors import ConfigError, WeightsError
 from semires_trainer.proposals.masks import Proposal, Rle
+from semires_trainer.proposals.sam_key import expected_sha256, sam_parameters
 from semires_trainer.proposals.sam_weights import (
     SamArchitecture,
     StateDict,
     architecture_of,
     check_file,
-    expected_sha256,
     load_state,
     public_architecture,
-    sam_parameters,
 )
 from semires_trainer.spec.resolved import ResolvedSam
 

@@ -6,21 +6,12 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from semires_trainer.atomic import file_sha256
 from semires_trainer.errors import WeightsError
-from semires_trainer.spec.resolved import ResolvedSam
-
-PUBLIC_SHA256 = {
-    "ViTH": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",  # sam_vit_h_4b8939.pth
-    "ViTL": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",  # sam_vit_l_0b3195.pth
-    "ViTB": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",  # sam_vit_b_01ec64.pth
-}
-"""sha256 of the three published files."""
 
 StateDict = Mapping[str, Tensor]
 
@@ -101,26 +92,6 @@ def architecture_of(state: StateDict) -> SamArchitecture:
         iou_head_dim=state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
         masks_per_point=state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
     )
-
-
-def expected_sha256(section: ResolvedSam) -> str:
-    """The checksum that the weights file must have: the one given, else that of the published file."""
-    return (section.sha256 or PUBLIC_SHA256[section.model]).lower()
-
-
-def sam_parameters(section: ResolvedSam) -> dict[str, Any]:
-    """What the masks depend on besides weights and image. Points decoded at once change nothing."""
-    return {
-        "version": 1,
-        "pointsPerSide": section.points_per_side,
-        "predIouThreshold": section.pred_iou_threshold,
-        "stabilityScoreThreshold": section.stability_score_threshold,
-        "stabilityScoreOffset": section.stability_score_offset,
-        "boxNmsThreshold": section.box_nms_threshold,
-        "cropLayers": section.crop_layers,
-        "minMaskRegionArea": section.min_mask_region_area,
-        "mode": section.mode,
-    }
 
 
 def check_file(path: Path, *, sha256: str) -> None:

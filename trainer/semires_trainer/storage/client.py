@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import boto3
@@ -16,7 +18,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from semires_trainer.errors import ConfigError, SemiresError
 from semires_trainer.storage.credentials import FolderCredentials, resolver_of
-from semires_trainer.storage.failures import EndpointNotFound, ExpiredToken, InvalidCredentials, StorageUnavailable
+from semires_trainer.storage.failures import (
+    EndpointNotFound,
+    ExpiredToken,
+    InvalidCredentials,
+    StorageUnavailable,
+)
+from semires_trainer.storage.parallel import Cancelled
 from semires_trainer.storage.s3_failures import explain
 from semires_trainer.storage.settings import StorageSettings
 
@@ -31,8 +39,8 @@ LONGEST_PAUSE_SECONDS = 20.0
 _ROTATION_POLL_SECONDS = 1.0
 
 
-class Cancelled(Exception):
-    """Another part of the same transfer failed for good; nobody needs this one."""
+_POLL_SECONDS = 0.5
+"""How often `should_stop` is asked during a pause."""
 
 
 class S3:
@@ -43,6 +51,18 @@ class S3:
         folder = settings.credentials_folder
         self.credentials = FolderCredentials(folder) if folder is not None else None
         self.client = _make_client(settings, self.credentials)
+        self.should_stop: Callable[[], bool] = lambda: False
+
+    def stopping(self, should_stop: Callable[[], bool]) -> S3:
+        """The same service, whose calls raise Cancelled once `should_stop()` is true."""
+        view = copy.copy(self)
+        view.should_stop = should_stop
+        return view
+
+    def check_stop(self, stop: threading.Event | None = None) -> None:
+        """Cancelled if `stop` is set or `should_stop()` is true."""
+        if (stop is not None and stop.is_set()) or self.should_stop():
+            raise Cancelled
 
     def call(
         self,
@@ -57,9 +77,10 @@ class S3:
         The patience begins anew whenever `progress()` has moved. Raises the SemiresError of the last failure, and
         Cancelled once `stop` is set.
         """
-        pause = _Pause(self.settings.patience_seconds, stop or threading.Event())
+        pause = _Pause(self.settings.patience_seconds, partial(self._wait, stop or threading.Event()))
         reached = progress()
         while True:
+            self.check_stop()
             version = self.credentials.version if self.credentials else 0
             try:
                 return action()
@@ -68,13 +89,20 @@ class S3:
                 if progress() != reached:
                     reached = progress()
                     pause.restart()
-                if self._renewed(failure, version, pause.stop):
+                if self._renewed(failure, version, pause.sleep):
                     continue
                 if not pause.wait(failure):
                     raise failure from error
                 logger.debug("Trying again: %s", failure)
 
-    def _renewed(self, failure: SemiresError, version: int, stop: threading.Event) -> bool:
+    def _wait(self, stop: threading.Event, seconds: float) -> None:
+        """Pause; Cancelled as soon as nobody needs the call any more."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            stop.wait(min(left, _POLL_SECONDS))
+            self.check_stop(stop)
+
+    def _renewed(self, failure: SemiresError, version: int, sleep: Callable[[float], None]) -> bool:
         """Whether the folder holds other credentials than those refused; expired ones are waited for."""
         if self.credentials is None or not isinstance(failure, ExpiredToken | InvalidCredentials):
             return False
@@ -83,16 +111,15 @@ class S3:
         while self.credentials.reload() == version:
             if time.monotonic() >= deadline:
                 return False
-            if stop.wait(_ROTATION_POLL_SECONDS):
-                raise Cancelled
+            sleep(_ROTATION_POLL_SECONDS)
         return True
 
 
 class _Pause:
     """Growing pauses with jitter, until patience runs out."""
 
-    def __init__(self, patience: float, stop: threading.Event) -> None:
-        self.stop = stop
+    def __init__(self, patience: float, sleep: Callable[[float], None]) -> None:
+        self.sleep = sleep
         self._patience = patience
         self.restart()
 
@@ -108,8 +135,7 @@ class _Pause:
         if not isinstance(failure, StorageUnavailable) or time.monotonic() - self._started >= limit:
             return False
         self._number += 1
-        if self.stop.wait(random.uniform(0.5, 1.0) * min(0.1 * 2**self._number, LONGEST_PAUSE_SECONDS)):
-            raise Cancelled
+        self.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**self._number, LONGEST_PAUSE_SECONDS))
         return True
 
 

@@ -11,27 +11,23 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from semires_trainer.atomic import file_sha256, sync_directory
-from semires_trainer.errors import SemiresError
-from semires_trainer.storage.client import S3, Cancelled
-from semires_trainer.storage.digest import CHUNK_BYTES, is_error_page
+from semires_trainer.storage.client import S3
+from semires_trainer.storage.digest import is_error_page
 from semires_trainer.storage.failures import (
     ChecksumMismatch,
     DiskFull,
-    NoSuchKey,
     ObjectChanged,
-    StorageUnavailable,
     explain_os_error,
 )
 from semires_trainer.storage.following import Arrivals, hash_arrivals
 from semires_trainer.storage.journal import Journal, locked_journal
-from semires_trainer.storage.objects import stat_object
+from semires_trainer.storage.objects import existing_object
 from semires_trainer.storage.parallel import in_order, split
-from semires_trainer.storage.results import Stat, Transfer
+from semires_trainer.storage.ranges import receive
+from semires_trainer.storage.results import OnBytes, Stat, Transfer, ignore_bytes
 from semires_trainer.storage.settings import MIB, StorageSettings
 from semires_trainer.storage.uri import Location
 
@@ -44,9 +40,12 @@ _sync = getattr(os, "fdatasync", os.fsync)
 _PAGES = (".html", ".htm", ".xml", ".svg")
 
 
-def download_object(s3: S3, location: Location, destination: Path, *, sha256: str | None) -> Transfer:
+def download_object(
+    s3: S3, location: Location, destination: Path, *, sha256: str | None, on_bytes: OnBytes = ignore_bytes
+) -> Transfer:
     """Fetch an object to `destination`, checked against `sha256` or else the checksum that our upload recorded.
 
+    `on_bytes(count)` is told, from several threads, of bytes that have arrived.
     Raises NoSuchKey, ChecksumMismatch, ObjectChanged, DiskFull and what `S3.call` raises; then `destination` is as it
     was before. A file there that has the right sha256 is kept and nothing is fetched.
     """
@@ -55,7 +54,7 @@ def download_object(s3: S3, location: Location, destination: Path, *, sha256: st
         with locked_journal(_beside(destination, ".part.journal")) as journal:
             for changes in range(CHANGES, 0, -1):
                 try:
-                    return _fetch(s3, _existing(s3, location), destination, journal, sha256)
+                    return _fetch(s3, existing_object(s3, location), destination, journal, sha256, on_bytes)
                 except ObjectChanged:
                     if changes == 1:
                         raise
@@ -68,14 +67,9 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}{ending}")
 
 
-def _existing(s3: S3, location: Location) -> Stat:
-    found = stat_object(s3, location)
-    if found is None:
-        raise NoSuchKey(f"there is no object {location}", remedy="Upload it, or correct the URI")
-    return found
-
-
-def _fetch(s3: S3, source: Stat, destination: Path, journal: Journal, sha256: str | None) -> Transfer:
+def _fetch(
+    s3: S3, source: Stat, destination: Path, journal: Journal, sha256: str | None, on_bytes: OnBytes
+) -> Transfer:
     expected = sha256 or source.sha256
     if expected and source.sha256 and expected != source.sha256:
         raise _mismatch(source, expected, source.sha256, "")
@@ -83,13 +77,13 @@ def _fetch(s3: S3, source: Stat, destination: Path, journal: Journal, sha256: st
         return Transfer(uri=source.uri, size=source.size, sha256=expected, moved=0)
     temporary = _beside(destination, ".part")
     resumed = _prepare(s3, source, temporary, journal, verified=bool(expected))
-    found, moved = _transfer(s3, source, temporary, journal)
+    found, moved = _transfer(s3, source, temporary, journal, on_bytes)
     page = _error_page(temporary, destination)
     if (expected and found != expected) or page:
         temporary.unlink()
         journal.restart({})
         if resumed and not page:  # what an earlier process left was damaged: once more, all of it
-            return _fetch(s3, source, destination, journal, sha256)
+            return _fetch(s3, source, destination, journal, sha256, on_bytes)
         raise _mismatch(source, expected, found, page)
     os.replace(temporary, destination)
     sync_directory(destination.parent)
@@ -125,7 +119,7 @@ def _part_bytes(size: int, settings: StorageSettings) -> int:
     return min(settings.download_part_bytes, max(SMALLEST_RANGE, -(-size // (2 * settings.transfers))))
 
 
-def _transfer(s3: S3, source: Stat, temporary: Path, journal: Journal) -> tuple[str, int]:
+def _transfer(s3: S3, source: Stat, temporary: Path, journal: Journal, on_bytes: OnBytes) -> tuple[str, int]:
     """Fetch what is missing; sha256 of all and the bytes fetched."""
     parts = split(source.size, _part_bytes(source.size, s3.settings))
     arrivals = Arrivals(parts, journal.done)
@@ -133,7 +127,12 @@ def _transfer(s3: S3, source: Stat, temporary: Path, journal: Journal) -> tuple[
     descriptor = os.open(temporary, os.O_RDWR)
 
     def fetch(number: int, stop: threading.Event) -> None:
-        _fetch_part(s3, source, number, arrivals, descriptor, stop)
+        def write(data: bytes, position: int) -> None:
+            _write_all(descriptor, memoryview(data), position)
+            arrivals.advance(number, position + len(data))
+            on_bytes(len(data))
+
+        receive(s3, source, parts[number], write, stop=stop)
         _sync(descriptor)
         journal.add(number)
 
@@ -150,41 +149,6 @@ def _transfer(s3: S3, source: Stat, temporary: Path, journal: Journal) -> tuple[
     finally:
         os.close(descriptor)
     return digest.result(), sum(len(parts[number]) for number in missing)
-
-
-def _fetch_part(s3: S3, source: Stat, number: int, arrivals: Arrivals, descriptor: int, stop: threading.Event) -> None:
-    """Write one range to its place; a broken connection goes on where it broke."""
-    bucket, _, key = source.uri.removeprefix("s3://").partition("/")
-    part = arrivals.parts[number]
-    position = part.start
-    condition = {"IfMatch": source.etag} if source.etag else {}
-
-    def attempt() -> None:
-        nonlocal position
-        wanted = f"bytes={position}-{part.stop - 1}"
-        answer = s3.client.get_object(Bucket=bucket, Key=key, Range=wanted, **condition)
-        with closing(answer["Body"]) as body:  # `with` on the body itself gives the stream without its checks
-            _check_range(answer, source, position, part.stop)
-            while position < part.stop:
-                if stop.is_set():
-                    raise Cancelled
-                data = body.read(min(CHUNK_BYTES, part.stop - position))
-                if not data:
-                    raise StorageUnavailable(f"the answer for {source.uri} was cut short")
-                _write_all(descriptor, memoryview(data), position)
-                position += len(data)
-                arrivals.advance(number, position)
-
-    s3.call(attempt, uri=source.uri, stop=stop, progress=lambda: position)
-
-
-def _check_range(answer: dict[str, Any], source: Stat, start: int, stop: int) -> None:
-    given = answer.get("ContentRange", f"bytes 0-{answer['ContentLength'] - 1}/{answer['ContentLength']}")
-    if given != f"bytes {start}-{stop - 1}/{source.size}":
-        raise SemiresError(
-            f"{source.uri}: asked for bytes {start}-{stop - 1} of {source.size}, the server sent {given}",
-            remedy="Use a server that supports ranges",
-        )
 
 
 def _write_all(descriptor: int, data: memoryview, position: int) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from semires_trainer.atomic import file_sha256, replace_file, sync_directory
 from semires_trainer.storage.digest import CHUNK_BYTES
-from semires_trainer.storage.failures import ChecksumMismatch, TooLarge, explain_os_error
-from semires_trainer.storage.results import Blob, Stat, Transfer
+from semires_trainer.storage.failures import ChecksumMismatch, NoSuchKey, TooLarge, explain_os_error
+from semires_trainer.storage.ranged_file import RangedFile
+from semires_trainer.storage.results import Blob, OnBytes, Stat, Transfer
 from semires_trainer.storage.uri import Location
 
 
@@ -50,10 +51,19 @@ class LocalFiles:
                     path = Path(folder) / name
                     yield Stat(uri=str(path), size=path.stat().st_size, etag="")
 
-    def download(self, location: Location, destination: Path, *, sha256: str | None) -> Transfer:
+    def download(self, location: Location, destination: Path, *, sha256: str | None, on_bytes: OnBytes) -> Transfer:
         """Copy, hashing on the way."""
         with _explained(str(location)):
-            return _copy(location.path, destination, uri=str(location), sha256=sha256)
+            copied = _copy(location.path, destination, uri=str(location), sha256=sha256)
+        on_bytes(copied.moved)
+        return copied
+
+    def open(self, location: Location) -> RangedFile:
+        """The file for reading in any order; NoSuchKey."""
+        found = self.stat(location)
+        if found is None:
+            raise NoSuchKey(f"there is no {location}", remedy="Correct the path")
+        return RangedFile(found, lambda start, stop: _read_range(location.path, start, stop))
 
     def upload(self, path: Path, location: Location, *, sha256: str | None) -> Transfer:
         """Copy, hashing on the way."""
@@ -106,6 +116,12 @@ class LocalFiles:
         """Remove a file; one that is not there is no error."""
         with _explained(str(location)):
             location.path.unlink(missing_ok=True)
+
+
+def _read_range(path: Path, start: int, stop: int) -> bytes:
+    with _explained(str(path)), path.open("rb") as handle:
+        handle.seek(start)
+        return handle.read(stop - start)
 
 
 def _etag_of(path: Path, data: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from semires_trainer.storage.client import S3
 from semires_trainer.storage.digest import is_sha256
-from semires_trainer.storage.failures import NoSuchKey, NotSupported, ObjectChanged, TooLarge
+from semires_trainer.storage.failures import ChecksumMismatch, NoSuchKey, NotSupported, ObjectChanged, TooLarge
 from semires_trainer.storage.results import Blob, Stat
 from semires_trainer.storage.uri import Location
 
@@ -28,13 +29,25 @@ def stat_object(s3: S3, location: Location) -> Stat | None:
         answer = s3.call(lambda: _head(s3.client, where), uri=str(location))
     except NoSuchKey:
         return None
-    recorded = str(answer.get("Metadata", {}).get(SHA256, ""))
     return Stat(
         uri=str(location),
         size=int(answer["ContentLength"]),
         etag=str(answer.get("ETag", "")),
-        sha256=recorded if is_sha256(recorded) else "",
+        sha256=_recorded_sha256(answer),
     )
+
+
+def existing_object(s3: S3, location: Location) -> Stat:
+    """As `stat_object`; NoSuchKey where there is none."""
+    found = stat_object(s3, location)
+    if found is None:
+        raise NoSuchKey(f"there is no object {location}", remedy="Upload it, or correct the URI")
+    return found
+
+
+def _recorded_sha256(answer: dict[str, Any]) -> str:
+    recorded = str(answer.get("Metadata", {}).get(SHA256, ""))
+    return recorded if is_sha256(recorded) else ""
 
 
 def _head(client: Any, where: dict[str, str]) -> Any:
@@ -62,14 +75,19 @@ def list_objects(s3: S3, location: Location) -> Iterator[Stat]:
 
 
 def read_object(s3: S3, location: Location, *, max_bytes: int) -> Blob:
-    """The whole content; TooLarge beyond `max_bytes`."""
+    """The whole content, compared with its recorded sha256; TooLarge beyond `max_bytes`, ChecksumMismatch."""
 
     def read() -> Blob:
         answer = s3.client.get_object(Bucket=location.bucket, Key=location.key)
         with closing(answer["Body"]) as body:
             if int(answer["ContentLength"]) > max_bytes:
                 raise TooLarge(f"{location} has {answer['ContentLength']} bytes, at most {max_bytes} are expected")
-            return Blob(data=body.read(), etag=str(answer.get("ETag", "")))
+            data = body.read()
+        recorded = _recorded_sha256(answer)
+        if recorded and hashlib.sha256(data).hexdigest() != recorded:
+            problem = f"{location} is not the right content: sha256 {recorded[:12]}… is recorded with it"
+            raise ChecksumMismatch(problem, remedy="Upload the file again")
+        return Blob(data=data, etag=str(answer.get("ETag", "")))
 
     return s3.call(read, uri=str(location))
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from semires_trainer.storage.client import Cancelled
-
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Cancelled(Exception):
+    """Nobody needs this transfer: another part of it failed for good, or `should_stop` said so."""
 
 
 def in_order(work: Callable[[T, threading.Event], R], items: Sequence[T], *, threads: int) -> Generator[R, None, None]:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+OnBytes = Callable[[int], None]
+"""Is told how many bytes have arrived, since it was last told."""
+
+
+def ignore_bytes(_count: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from semires_trainer.errors import ConfigError
 from semires_trainer.storage import objects
 from semires_trainer.storage.client import S3
 from semires_trainer.storage.download import download_object
-from semires_trainer.storage.results import Blob, Stat, Transfer
+from semires_trainer.storage.ranged_file import RangedFile
+from semires_trainer.storage.ranges import read_range
+from semires_trainer.storage.results import Blob, OnBytes, Stat, Transfer
 from semires_trainer.storage.settings import StorageSettings
 from semires_trainer.storage.upload import upload_object
 from semires_trainer.storage.uri import Location
@@ -18,9 +21,18 @@ from semires_trainer.storage.uri import Location
 class ObjectStore:
     """An S3 service; see `Storage` for what the methods do."""
 
-    def __init__(self, settings: StorageSettings) -> None:
-        self._s3 = S3(settings)
-        self._conditions = objects.Conditions(self._s3)
+    def __init__(self, s3: S3) -> None:
+        self._s3 = s3
+        self._conditions = objects.Conditions(s3)
+
+    @classmethod
+    def of(cls, settings: StorageSettings) -> ObjectStore:
+        """With a client of its own."""
+        return cls(S3(settings))
+
+    def stopping(self, should_stop: Callable[[], bool]) -> ObjectStore:
+        """The same client, whose calls raise Cancelled once `should_stop()` is true."""
+        return ObjectStore(self._s3.stopping(should_stop))
 
     def stat(self, location: Location) -> Stat | None:
         return objects.stat_object(self._s3, location) if _is_object(location) else None
@@ -28,8 +40,12 @@ class ObjectStore:
     def list(self, location: Location) -> Iterator[Stat]:
         return objects.list_objects(self._s3, location)
 
-    def download(self, location: Location, destination: Path, *, sha256: str | None) -> Transfer:
-        return download_object(self._s3, _object(location), destination, sha256=sha256)
+    def download(self, location: Location, destination: Path, *, sha256: str | None, on_bytes: OnBytes) -> Transfer:
+        return download_object(self._s3, _object(location), destination, sha256=sha256, on_bytes=on_bytes)
+
+    def open(self, location: Location) -> RangedFile:
+        found = objects.existing_object(self._s3, _object(location))
+        return RangedFile(found, partial(read_range, self._s3, found))
 
     def upload(self, path: Path, location: Location, *, sha256: str | None) -> Transfer:
         return upload_object(self._s3, path, _object(location), sha256=sha256)

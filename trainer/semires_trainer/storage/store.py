@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from semires_trainer.storage.digest import checked_sha256
 from semires_trainer.storage.failures import NoSuchKey
 from semires_trainer.storage.local import LocalFiles
-from semires_trainer.storage.results import Blob, Stat, Transfer
+from semires_trainer.storage.ranged_file import RangedFile
+from semires_trainer.storage.results import Blob, OnBytes, Stat, Transfer, ignore_bytes
 from semires_trainer.storage.settings import StorageSettings
 from semires_trainer.storage.uri import Location, parse_uri
+
+if TYPE_CHECKING:
+    from semires_trainer.storage.s3 import ObjectStore
 
 SMALL_BYTES = 2**20
 
@@ -22,7 +26,8 @@ class Backend(Protocol):
 
     def stat(self, location: Location) -> Stat | None: ...
     def list(self, location: Location) -> Iterator[Stat]: ...
-    def download(self, location: Location, destination: Path, *, sha256: str | None) -> Transfer: ...
+    def download(self, location: Location, destination: Path, *, sha256: str | None, on_bytes: OnBytes) -> Transfer: ...
+    def open(self, location: Location) -> RangedFile: ...
     def upload(self, path: Path, location: Location, *, sha256: str | None) -> Transfer: ...
     def read_bytes(self, location: Location, *, max_bytes: int) -> Blob: ...
     def put_if_absent(self, location: Location, data: bytes) -> str | None: ...
@@ -40,8 +45,17 @@ class Storage:
     def __init__(self, settings: StorageSettings | None = None) -> None:
         self._settings = settings or StorageSettings()
         self._files = LocalFiles()
-        self._objects: Backend | None = None
+        self._objects: ObjectStore | None = None
         self._guard = threading.Lock()
+
+    def stopping(self, should_stop: Callable[[], bool]) -> Storage:
+        """The same storage, where calls on s3:// soon end with Cancelled once `should_stop()` is true.
+
+        Threads ask it. It shares our connections, which are ours to close.
+        """
+        view = Storage(self._settings)
+        view._objects = self._object_store().stopping(should_stop)
+        return view
 
     def __enter__(self) -> Self:
         return self
@@ -70,13 +84,21 @@ class Storage:
         backend, location = self._find(uri)
         return backend.list(location)
 
-    def download(self, uri: str, destination: Path, *, sha256: str | None = None) -> Transfer:
+    def download(
+        self, uri: str, destination: Path, *, sha256: str | None = None, on_bytes: OnBytes = ignore_bytes
+    ) -> Transfer:
         """Fetch to `destination`, whole and verified or not at all; resumes what an earlier call began.
 
-        Checked against `sha256`, else against the checksum recorded by `upload`.
+        Checked against `sha256`, else against the checksum recorded by `upload`. `on_bytes(count)` is told of bytes
+        that have arrived, from several threads.
         """
         backend, location = self._find(uri)
-        return backend.download(location, destination, sha256=checked_sha256(sha256))
+        return backend.download(location, destination, sha256=checked_sha256(sha256), on_bytes=on_bytes)
+
+    def open(self, uri: str) -> RangedFile:
+        """A file for reading in any order, each read a request. ObjectChanged once it is replaced; NoSuchKey."""
+        backend, location = self._find(uri)
+        return backend.open(location)
 
     def upload(self, path: Path, uri: str, *, sha256: str | None = None) -> Transfer:
         """Make `uri` hold the content of `path`, verified; resumes, and sends nothing if it is there already.
@@ -127,9 +149,12 @@ class Storage:
         location = parse_uri(uri)
         if location.scheme == "file":
             return self._files, location
+        return self._object_store(), location
+
+    def _object_store(self) -> ObjectStore:
         with self._guard:
             if self._objects is None:
                 from semires_trainer.storage.s3 import ObjectStore
 
-                self._objects = ObjectStore(self._settings)
-            return self._objects, location
+                self._objects = ObjectStore.of(self._settings)
+            return self._objects

@@ -1,4 +1,4 @@
-"""A real S3 server for all tests of storage, and a proxy in front of it that fails on request."""
+"""A real S3 server for the tests of every folder, and a proxy in front of it that fails on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from semires_trainer.storage import Storage, StorageSettings
 
-TESTBED = Path(__file__).parents[2] / "testbed"
+TESTBED = Path(__file__).parents[1] / "testbed"
 
 
 @pytest.fixture(scope="session")
