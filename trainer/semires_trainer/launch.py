@@ -40,7 +40,7 @@ def run(
     Of several nodes the one with rank 0 has them. Raises ConfigError for what can be known before anything is written,
     RunFailed, and StopRequested after a requested stop.
     """
-    given = supervision_of(job, processes=str(nproc), stages=stages, endpoints=endpoints or {}, port=port)
+    given = supervision_of(job, os.environ, processes=str(nproc), stages=stages, endpoints=endpoints or {}, port=port)
     with given.storage:
         outcome = supervise(given)
     raise_unless_done(outcome)
@@ -49,10 +49,16 @@ def run(
 
 
 def supervision_of(
-    job: SemiRESJob, *, processes: str, stages: Sequence[str], endpoints: Mapping[str, str], port: int | None
+    job: SemiRESJob,
+    environment: Mapping[str, str],
+    *,
+    processes: str,
+    stages: Sequence[str],
+    endpoints: Mapping[str, str],
+    port: int | None,
 ) -> Supervision:
     """Everything that a supervisor needs, checked as far as it can be without opening anything."""
-    resolved, environment = resolve(job), dict(os.environ)
+    resolved = resolve(job)
     if processes.isdecimal():
         check_batches(resolved.training, processes=int(processes) * nodes_of(environment))
     cache = cache_folder(environment)
@@ -62,7 +68,7 @@ def supervision_of(
         resolved=resolved,
         processes=processes,
         stages=tuple(stages),
-        environment=environment,
+        environment=dict(environment),
         storage=Storage(storage_settings(job.spec.storage, endpoints, environment)),
         cache=cache,
         work=work,
@@ -74,8 +80,8 @@ def supervision_of(
 def nodes_of(environment: Mapping[str, str]) -> int:
     """Nodes of this run, as PyTorchJob's variable says; ConfigError if their number is not fixed."""
     text = environment.get("PET_NNODES") or "1"
-    least, _, most = text.partition(":")
-    if not least.isdecimal() or most not in ("", least):
+    least = text.partition(":")[0]
+    if not least.isdecimal() or int(least) == 0 or text not in (least, f"{least}:{least}"):
         raise ConfigError(
             f"a run has a fixed number of nodes, got {text!r}", field="PET_NNODES", remedy="Set minimum = maximum"
         )

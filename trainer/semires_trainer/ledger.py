@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from semires_trainer.errors import InfrastructureError
 from semires_trainer.storage import Storage
+from semires_trainer.storage.digest import is_sha256
 from semires_trainer.storage.failures import NoSuchKey
 
 LEDGER_FILE = "checkpoints.json"
@@ -68,7 +71,22 @@ def entries_of(document: dict[str, Any]) -> tuple[Entry, ...]:
     """The entries of a parsed ledger; ValueError, KeyError or TypeError if it is none."""
     if document["schemaVersion"] != SCHEMA_VERSION:
         raise ValueError(f"schemaVersion {document['schemaVersion']} is not {SCHEMA_VERSION}")
-    return tuple(sorted((Entry(**entry) for entry in document["checkpoints"]), key=lambda entry: entry.number))
+    return tuple(sorted((_entry_of(entry) for entry in document["checkpoints"]), key=lambda entry: entry.number))
+
+
+def _entry_of(content: dict[str, Any]) -> Entry:
+    entry = Entry(**content)
+    counts = (entry.number, entry.step, entry.epoch, entry.bytes)
+    texts = (entry.uri, entry.stage, *(text for pair in dict(entry.models).items() for text in pair))
+    if not (
+        all(type(count) is int and count >= 0 for count in counts)
+        and all(isinstance(text, str) for text in texts)
+        and (entry.metric is None or math.isfinite(entry.metric))
+        and is_sha256(entry.sha256)
+        and datetime.fromisoformat(entry.time)
+    ):
+        raise ValueError(f"the entry of step {entry.number} has a value of another kind")
+    return entry
 
 
 def write_ledger(storage: Storage, output: str, entries: Iterable[Entry], *, etag: str) -> str | None:

@@ -92,7 +92,7 @@ class ControlFolder:
         return self.path / f"end-{rank}.json"
 
     def clear(self) -> None:
-        """Forget what earlier attempts left; the log and bad images of other attempts too."""
+        """Forget what earlier attempts left, their log too. Bad images stay: training looks at them again."""
         self.path.mkdir(parents=True, exist_ok=True)
         for pattern in ("orders.json", "progress.json", "checkpoint-request", "log.jsonl", "*-*.json", "stacks-*.txt"):
             for file in self.path.glob(pattern):

@@ -6,6 +6,7 @@ It goes to the output as `outcome-a<N>.json`, and into the pod's termination mes
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -19,8 +20,9 @@ from semires_trainer.orders import Attempt
 SCHEMA_VERSION = 1
 LONGEST_BYTES = 4096
 """What Kubernetes keeps of a termination message."""
-LONGEST_MESSAGE = 1500
-BUG = "Unexpected"
+LONGEST_MESSAGE, LONGEST_FIELD, LONGEST_REFERENCE = 1500, 250, 900
+"""Bytes in JSON of what has no other limit: together they leave room for the rest."""
+BUG, PEER_LOST = "Unexpected", "PeerLost"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +67,8 @@ def read_end(path: Path) -> End | None:
 def worst(ends: Iterable[End]) -> End | None:
     """The end that tells most: an error of the user's before a stop, a stop before a bug, a lost peer last."""
 
-    def order(end: End) -> tuple[bool, bool, bool]:
-        return end.exit_code == 150, end.reason == BUG, end.exit_code in (130, 143)
+    def order(end: End) -> tuple[bool, bool, bool, bool]:
+        return end.reason == PEER_LOST, end.exit_code == 150, end.reason == BUG, end.exit_code in (130, 143)
 
     return min(ends, key=order, default=None)
 
@@ -79,7 +81,7 @@ def outcome_json(
     best_checkpoint: dict[str, Any] | None = None,
     last_checkpoint: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The outcome; `end` None is success. Results and long messages give way if it gets too long."""
+    """The outcome; `end` None is success. Messages are cut, and results left out, to keep to `LONGEST_BYTES`."""
     outcome: dict[str, Any] = {
         "schemaVersion": SCHEMA_VERSION,
         "job": attempt.job,
@@ -88,13 +90,14 @@ def outcome_json(
         "podUid": attempt.pod_uid,
         "exitCode": end.exit_code if end else 0,
         "results": list(results),
-        "bestCheckpoint": best_checkpoint,
-        "lastCheckpoint": last_checkpoint,
+        "bestCheckpoint": _if_short(best_checkpoint),
+        "lastCheckpoint": _if_short(last_checkpoint),
     }
     if end and end.exit_code in (130, 143):
-        outcome["stopped"] = {"message": end.message[:LONGEST_MESSAGE], "savedStep": end.saved_step}
+        outcome["stopped"] = {"message": _cut(end.message, LONGEST_MESSAGE), "savedStep": end.saved_step}
     elif end:
-        outcome["error"] = {"reason": end.reason, "message": end.message[:LONGEST_MESSAGE], "field": end.field}
+        message, field = _cut(end.message, LONGEST_MESSAGE), _cut(end.field, LONGEST_FIELD)
+        outcome["error"] = {"reason": end.reason, "message": message, "field": field}
         if end.micro_batch is not None:
             outcome["error"]["microBatch"] = end.micro_batch
     while len(encoded(outcome)) > LONGEST_BYTES and outcome["results"]:
@@ -105,3 +108,14 @@ def outcome_json(
 def encoded(outcome: dict[str, Any]) -> bytes:
     """The outcome in bytes."""
     return json.dumps(outcome, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _cut(text: str, longest: int) -> str:
+    """The beginning of a text that takes at most `longest` bytes in JSON, where a letter may take twelve."""
+    sizes = itertools.accumulate(len(json.dumps(letter)) - 2 for letter in text[:longest])
+    return text[: sum(size <= longest for size in sizes)]
+
+
+def _if_short(reference: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A checkpoint, unless its URI is too long: the ledger names it too."""
+    return reference if len(json.dumps(reference)) <= LONGEST_REFERENCE else None

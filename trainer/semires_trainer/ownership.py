@@ -78,7 +78,7 @@ class Ownership:
         try:
             found = json.loads(blob.data)
             return {"attempt": int(found["attempt"]), "podUid": str(found["podUid"])}, blob.etag
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InfrastructureError(f"{self._uri} is no owner's record ({error})", remedy="Delete it") from error
 
     def _write(self, attempt: Attempt, etag: str) -> str | None:

@@ -10,34 +10,38 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 from semires_trainer.config import SemiRESJob, parse_job
 from semires_trainer.errors import ConfigError, SemiresError
 from semires_trainer.launch import STAGES, supervision_of
-from semires_trainer.orders import attempt_of
+from semires_trainer.orders import JOB_UID, POD_UID, Attempt, attempt_of
 from semires_trainer.outcome import encoded, end_of, outcome_json
 from semires_trainer.supervisor import supervise, write_termination_message
 
 DOCUMENT, DOCUMENT_SHA256, PORT = "SEMIRES_DOCUMENT", "SEMIRES_DOCUMENT_SHA256", "SEMIRES_PORT"
 LONGEST_DOCUMENT = 96 << 10
 DEFAULT_PORT = "9464"
+LARGEST_PORT = 65535
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """Supervise the job of this pod; returns the exit code of the design."""
-    name = "?"
+    attempt = Attempt(job="?", job_uid=environment.get(JOB_UID, ""), pod_uid=environment.get(POD_UID, ""))
     try:
+        attempt = attempt_of("?", environment)
         job = document_of(environment)
-        name = job.metadata.name
+        attempt = replace(attempt, job=job.metadata.name)
         given = supervision_of(
             job,
+            environment,
             processes=environment.get("PET_NPROC_PER_NODE", "1"),
             stages=STAGES,
             endpoints={},
-            port=int(environment.get(PORT, DEFAULT_PORT)),
+            port=port_of(environment),
         )
     except SemiresError as error:
-        outcome = outcome_json(attempt_of(name, environment), end_of(error))
+        outcome = outcome_json(attempt, end_of(error))
         write_termination_message(outcome, environment)
     else:
         with given.storage:
@@ -48,8 +52,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 def document_of(environment: Mapping[str, str]) -> SemiRESJob:
     """The job in the environment; ConfigError if it is absent, too long, or not the one whose sha256 is given."""
-    text = environment.get(DOCUMENT, "")
-    content = text.encode()
+    content = os.fsencode(environment.get(DOCUMENT, ""))
     if not content or len(content) > LONGEST_DOCUMENT:
         raise ConfigError(
             f"the document has {len(content)} bytes, 1 to {LONGEST_DOCUMENT} are expected",
@@ -59,9 +62,17 @@ def document_of(environment: Mapping[str, str]) -> SemiRESJob:
     if hashlib.sha256(content).hexdigest() != environment.get(DOCUMENT_SHA256):
         raise ConfigError("the document does not have the sha256 that is given", field=DOCUMENT_SHA256)
     try:
-        return parse_job(json.loads(text))
+        return parse_job(json.loads(content))
     except ValueError as error:
         raise ConfigError(f"the document is not JSON: {error}", field=DOCUMENT) from error
+
+
+def port_of(environment: Mapping[str, str]) -> int:
+    """The port that progress is served at; ConfigError if it is none."""
+    text = environment.get(PORT) or DEFAULT_PORT
+    if not text.isdecimal() or int(text) > LARGEST_PORT:
+        raise ConfigError(f"{text!r} is no port", field=PORT, remedy="Leave it to the operator")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A checkpoint becomes visible in three steps: its files, then, if this attempt still owns the output, its
 manifest, then its line in `checkpoints.json`. The models that belong to it are there before. Whatever is read meanwhile
-is a hard link or a copy, so that the ranks may replace and delete as they like.
+is a hard link or a copy, so that the ranks may replace and delete as they like. What is listed is never written to: the
+sha256 is part of a folder's name, so a checkpoint that is saved again, or by another attempt, gets another place.
 
 An output that is a folder is the work folder itself: its checkpoints are verified and listed, nothing is copied.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +21,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from semires_trainer.atomic import file_sha256
-from semires_trainer.checkpoint_folders import MANIFEST, checkpoints_of, fault_of, number_of, read_summary
+from semires_trainer.atomic import REPLACED, file_sha256
+from semires_trainer.checkpoint_folders import MANIFEST, STATE, checkpoints_of, fault_of, number_of, read_summary
 from semires_trainer.errors import InfrastructureError
 from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
 from semires_trainer.storage import Storage
+from semires_trainer.storage.digest import is_sha256
+from semires_trainer.storage.failures import ChecksumMismatch, explain_os_error
 
 MODEL_FOLDERS = ("burn-in", "model")
 MODEL_FILE = "model.json"
@@ -71,6 +75,7 @@ class Publisher:
         self._keep_every = keep_every
         self._is_copy = not _is_same_folder(output, work)
         self._entries, self._etag = read_ledger(storage, self._output)
+        shutil.rmtree(outgoing, ignore_errors=True)  # links of a killed process keep deleted checkpoints on the disk
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -84,12 +89,15 @@ class Publisher:
         if folder is None:
             return None
         try:
-            digest = file_sha256(folder / MANIFEST)
-            if any(entry.sha256 == digest and entry.number == number_of(folder) for entry in self._entries):
-                return None
-            saved_at = (folder / MANIFEST).stat().st_mtime
-            entry, moved = self._publish_copy(folder) if self._is_copy else (self._verified(folder), 0)
-        except FileNotFoundError:
+            with _explained(folder):
+                digest = file_sha256(folder / MANIFEST)
+                if any(entry.sha256 == digest and entry.number == number_of(folder) for entry in self._entries):
+                    return None
+                saved_at = (folder / MANIFEST).stat().st_mtime
+                entry, moved = self._publish_copy(folder) if self._is_copy else (self._verified(folder), 0)
+        except FileNotFoundError as error:
+            if folder.is_dir() and not folder.name.endswith(REPLACED) and not (folder / MANIFEST).exists():
+                raise ChecksumMismatch(f"{folder} has no {MANIFEST}", remedy="It was not published") from error
             return None  # pruned or replaced meanwhile: the next look finds a newer one
         self._append(entry)
         if self._is_copy:
@@ -100,21 +108,24 @@ class Publisher:
         """Bring everything else to the output: results, models, metrics, pictures; returns the bytes sent."""
         if not self._is_copy:
             return 0
+        self._confirm()
         moved = 0
-        for name in MODEL_FOLDERS:
-            with self._linked(self._work / name) as folder:
-                moved += self._send_model(folder, f"{self._output}/{name}") if folder is not None else 0
-        for path in self._other_files():
-            moved += self._send_copy(path)
+        with _explained(self._work):
+            for name in MODEL_FOLDERS:
+                with self._linked(self._work / name) as folder:
+                    moved += self._send_model(folder, f"{self._output}/{name}") if folder is not None else 0
+            for path in self._other_files():
+                moved += self._send_copy(path)
         return moved
 
     def publish_bytes(self, name: str, data: bytes) -> None:
         """Write a small file of the supervisor's own."""
         path = self._outgoing / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        self._storage.upload(path, f"{self._output}/{name}")
-        path.unlink()
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            self._storage.upload(path, f"{self._output}/{name}")
+            path.unlink()
 
     def _verified(self, folder: Path) -> Entry:
         """The entry of a checkpoint in an output that is a folder."""
@@ -128,18 +139,19 @@ class Publisher:
         return entry_of(folder, uri=str(folder), models=models, keep_every=self._keep_every)
 
     def _publish_copy(self, folder: Path) -> tuple[Entry, int]:
-        uri = f"{self._output}/{CHECKPOINTS}/{folder.name}"
         with self._linked(folder) as linked:
             if linked is None:
                 raise FileNotFoundError(folder)
+            files, digest = listed_files(linked / MANIFEST), file_sha256(linked / MANIFEST)
+            uri = f"{self._output}/{CHECKPOINTS}/step-{number_of(folder):08d}-{digest[:16]}"
             models, moved = self._send_versions()
+            entry = entry_of(linked, uri=uri, models=models, keep_every=self._keep_every)
             moved += sum(self._send_copy(path) for path in self._growing_files())
-            files = json.loads((linked / MANIFEST).read_text(encoding="utf-8"))
             for name, wanted in files.items():
-                moved += self._storage.upload(linked / name, f"{uri}/{name}", sha256=wanted["sha256"]).moved
+                moved += self._storage.upload(linked / name, f"{uri}/{name}", sha256=wanted).moved
             self._confirm()
-            moved += self._storage.upload(linked / MANIFEST, f"{uri}/{MANIFEST}").moved
-            return entry_of(linked, uri=uri, models=models, keep_every=self._keep_every), moved
+            moved += self._storage.upload(linked / MANIFEST, f"{uri}/{MANIFEST}", sha256=digest).moved
+            return entry, moved
 
     def _send_versions(self) -> tuple[dict[str, str], int]:
         """Send the models of this moment, each version to a place of its own; returns where they are."""
@@ -153,7 +165,7 @@ class Publisher:
 
     def _send_model(self, folder: Path, uri: str) -> int:
         """Send a model folder, the file with the checksums last."""
-        listed = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))["sha256"]
+        listed = listed_files(folder / MODEL_FILE)
         sent = [self._storage.upload(folder / name, f"{uri}/{name}", sha256=digest) for name, digest in listed.items()]
         sent.append(self._storage.upload(folder / MODEL_FILE, f"{uri}/{MODEL_FILE}"))
         return sum(transfer.moved for transfer in sent)
@@ -185,7 +197,8 @@ class Publisher:
             shutil.rmtree(target, ignore_errors=True)
 
     def _append(self, entry: Entry) -> None:
-        others = tuple(each for each in self._entries if each.number != entry.number)
+        # A run goes back only behind checkpoints that it could not read: what is newer is given up.
+        others = tuple(each for each in self._entries if each.number < entry.number)
         kept = retained([*others, entry], keep_last=self._keep_last) if self._is_copy else self._present(others, entry)
         written = write_ledger(self._storage, self._output, kept, etag=self._etag)
         if written is None:
@@ -200,50 +213,90 @@ class Publisher:
     def _present(self, others: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
         """In a folder the ranks prune checkpoints themselves: what is still there, and the new one."""
         there = [each for each in others if Path(each.uri).is_dir()]
-        return tuple(sorted([*there, entry], key=lambda each: each.number))
+        return (*there, entry)
 
     def _remove_unlisted(self) -> None:
-        """Delete what no entry names: pruned checkpoints, and parts that a killed attempt left behind."""
+        """Delete what no entry names: pruned checkpoints, and parts that a killed attempt left behind.
+
+        Looked for before the ownership is confirmed, so nothing of a newer attempt is among it.
+        """
         listed = {entry.uri for entry in self._entries} | {
             uri for each in self._entries for uri in each.models.values()
         }
         newest = self._entries[-1].number
-        for root in (CHECKPOINTS, VERSIONS):
-            for stat in list(self._storage.list(f"{self._output}/{root}")):
-                folder = stat.uri.rpartition("/")[0]
-                is_newer = root == CHECKPOINTS and _number_in(folder) > newest
-                if folder not in listed and not is_newer:
-                    self._storage.delete(stat.uri)
+        found = [stat.uri for root in (CHECKPOINTS, VERSIONS) for stat in self._storage.list(f"{self._output}/{root}")]
+        folders = {uri: uri.rpartition("/")[0] for uri in found}
+        doomed = [uri for uri in found if folders[uri] not in listed and _number_in(folders[uri]) <= newest]
+        if doomed:
+            self._confirm()
+        for uri in doomed:
+            self._storage.delete(uri)
 
 
 def entry_of(folder: Path, *, uri: str, models: dict[str, str], keep_every: int | None) -> Entry:
-    """The ledger's line about a checkpoint folder."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    summary = read_summary(folder)
-    return Entry(
-        number=summary.number,
-        step=summary.step,
-        epoch=summary.epoch,
-        stage=summary.stage,
-        metric=summary.oiou,
-        uri=uri,
-        sha256=file_sha256(folder / MANIFEST),
-        bytes=sum(int(wanted["bytes"]) for wanted in manifest.values()),
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        milestone=keep_every is not None and summary.step % (keep_every * summary.steps_per_epoch) == 0,
-        models=models,
-    )
+    """The ledger's line about a checkpoint folder; ChecksumMismatch if it lacks what the line tells."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        summary = read_summary(folder)
+        return Entry(
+            number=summary.number,
+            step=summary.step,
+            epoch=summary.epoch,
+            stage=summary.stage,
+            metric=summary.oiou,
+            uri=uri,
+            sha256=file_sha256(folder / MANIFEST),
+            bytes=sum(int(wanted["bytes"]) for wanted in manifest.values()),
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            milestone=keep_every is not None and summary.step % (keep_every * summary.steps_per_epoch) == 0,
+            models=models,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChecksumMismatch(f"{folder / STATE} can't be read ({error})", remedy="It was not published") from error
+
+
+def listed_files(path: Path) -> dict[str, str]:
+    """sha256 of each file that a checkpoint's manifest or a model's description lists.
+
+    ChecksumMismatch if it is no such list, or names files elsewhere.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        is_model = path.name == MODEL_FILE
+        listed = content["sha256"] if is_model else {name: wanted["sha256"] for name, wanted in content.items()}
+        if not all(name and "/" not in name and name[0] != "." and is_sha256(listed[name]) for name in listed):
+            raise ValueError("a name or a sha256 is none")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ChecksumMismatch(f"{path.name} is no list of files ({error})", remedy="It is not used") from error
+    return dict(listed)
+
+
+@contextlib.contextmanager
+def _explained(where: Path) -> Iterator[None]:
+    """Errors of the disk as ours, but for files that are gone, which may mean nothing."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise explain_os_error(error, where=str(where)) from error
 
 
 def _link_files(folder: Path, target: Path) -> Path | None:
-    """Hard links to all files of a folder; None if it vanished meanwhile."""
+    """Hard links to all files of a folder, of that folder only if another takes its name; None if it vanished."""
     target.mkdir(parents=True)
     try:
-        names = os.listdir(folder)
-        for name in names:
-            os.link(folder / name, target / name)
+        source = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
+    try:
+        names = os.listdir(source)
+        for name in names:
+            os.link(name, target / name, src_dir_fd=source)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(source)
     return target if names else None
 
 
@@ -254,8 +307,9 @@ def _files_below(path: Path) -> list[Path]:
 
 
 def _number_in(folder: str) -> int:
-    name = folder.rpartition("/")[2]
-    return int(name.removeprefix("step-")) if name.removeprefix("step-").isdecimal() else -1
+    """The steps that a checkpoint's URI names; -1 if it is none."""
+    found = re.search(r"/step-([0-9]+)[^/]*$", folder)
+    return int(found[1]) if found else -1
 
 
 def _is_same_folder(output: str, work: Path) -> bool:

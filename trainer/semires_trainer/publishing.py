@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from semires_trainer.errors import SemiresError
+from semires_trainer.errors import InfrastructureError, SemiresError
 from semires_trainer.exposition import LastCheckpoint, Uploads
 from semires_trainer.ledger import Entry
 from semires_trainer.ownership import Superseded
@@ -19,6 +20,7 @@ from semires_trainer.storage.failures import StorageUnavailable
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 60.0
 WARN_SECONDS = 300.0
 """A failure that lasts is said again after this time."""
@@ -67,6 +69,11 @@ class Publishing:
             except SemiresError as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 self._note(error)
+            except Exception as error:
+                # `finish` will meet it again; until then the ranks go on, and the page says so.
+                logger.exception("Checkpoints can't be published: this is a bug in semires. Please report it.")
+                self.failure = f"Unexpected: {type(error).__name__}: {error}"
+                return
 
     def publish_newest(self) -> None:
         """Publish the newest checkpoint if the output lacks it, and count what it took."""
@@ -99,26 +106,34 @@ class Publishing:
     def finish(self, last: Callable[[], None], *, patience_seconds: float, is_aborted: Callable[[], bool]) -> None:
         """Publish what is left, then `last`; tries for `patience_seconds` while the storage is down.
 
-        Raises the last SemiresError if it does not come back, Superseded, and any that waiting does not mend.
+        Raises the last SemiresError if it does not come back, Superseded, any that waiting does not mend, and
+        InfrastructureError once `is_aborted`: what is being sent then ends with this process.
         """
         self._stop.set()
         deadline = time.monotonic() + patience_seconds
-        while self._thread.is_alive() and not is_aborted():
-            self._thread.join(timeout=0.2)
-        if self.superseded is not None:
-            raise self.superseded
+        wait_for(lambda: not self._thread.is_alive() or is_aborted())
         pause = LOOK_SECONDS
-        while True:
+        while not is_aborted():
+            if self.superseded is not None:
+                raise self.superseded
             try:
                 self.publish_newest()
                 last()
                 return
             except StorageUnavailable as error:
                 self._note(error)
-                if time.monotonic() >= deadline or is_aborted():
+                if time.monotonic() >= deadline:
                     raise
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            wait_for(is_aborted, seconds=pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        raise InfrastructureError("publishing was ended, as asked twice", remedy="Start again: it goes on from there")
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = math.inf) -> None:
+    """Return when a condition holds, or after some seconds; signals are handled meanwhile."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(max(0.0, min(POLL_SECONDS, until - time.monotonic())))
 
 
 def last_checkpoint(entry: Entry) -> LastCheckpoint:

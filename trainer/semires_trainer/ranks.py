@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semires_trainer.orders import ControlFolder
+from semires_trainer.tether import PARENT
 
 SHUTDOWN_SECONDS = 120
 """A rank that was asked to stop may take this long for its step and its checkpoint; torchrun's default is 30."""
@@ -72,7 +73,7 @@ class Ranks:
         # In a session of its own a terminal's Ctrl-C reaches it once, through us, like every other signal.
         self._process = subprocess.Popen(
             command,
-            env={**environment, **(alone if "torch.distributed.run" not in command else {})},
+            env={**environment, PARENT: str(os.getpid()), **(alone if "torch.distributed.run" not in command else {})},
             stdout=output,
             stderr=subprocess.STDOUT if on_line else None,
             start_new_session=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from semires_trainer import atomic
 from semires_trainer.checkpoint_folders import MANIFEST, fault_of, newest_valid, number_of
 from semires_trainer.ledger import Entry, read_ledger
-from semires_trainer.publisher import CHECKPOINTS, GROWING, MODEL_FILE, MODEL_FOLDERS
+from semires_trainer.publisher import CHECKPOINTS, GROWING, MODEL_FILE, MODEL_FOLDERS, listed_files
 from semires_trainer.storage import Storage
 from semires_trainer.storage.failures import ChecksumMismatch, NoSuchKey
 
@@ -56,29 +56,33 @@ def begin_anew_unless(run_id: str, work: Path, control: Path) -> None:
 
 
 def _fetch(storage: Storage, entry: Entry, output: str, work: Path) -> None:
-    """Models and metrics first: the checkpoint says that all is there."""
-    for name, uri in entry.models.items():
-        if name in MODEL_FOLDERS:
-            _fetch_model(storage, uri, work / name)
-    for name in (*GROWING, *SINGLE_FILES):
-        _fetch_files(storage, f"{output}/{name}", work / name)
-    target = work / CHECKPOINTS / f"step-{entry.number:08d}"
-    with atomic.replace_directory(target) as folder:
+    """All of it takes its place once all is there, the checkpoint last: it says so."""
+    models = {name: uri for name, uri in entry.models.items() if name in MODEL_FOLDERS}
+    with contextlib.ExitStack() as places:
+        target = work / CHECKPOINTS / f"step-{entry.number:08d}"
+        folder = places.enter_context(atomic.replace_directory(target))
         storage.download(f"{entry.uri}/{MANIFEST}", folder / MANIFEST, sha256=entry.sha256)
-        for name, wanted in _listed(folder / MANIFEST).items():
-            storage.download(f"{entry.uri}/{name}", folder / name, sha256=wanted["sha256"])
+        _fetch_listed(storage, entry.uri, folder / MANIFEST)
         fault = fault_of(folder)
         if fault is not None:
             raise ChecksumMismatch(fault, remedy="An older checkpoint is used")
+        for name, uri in models.items():
+            _fetch_model(storage, uri, places.enter_context(atomic.replace_directory(work / name)))
+        for name in (*GROWING, *SINGLE_FILES):
+            _fetch_files(storage, f"{output}/{name}", work / name)
 
 
-def _fetch_model(storage: Storage, uri: str, target: Path) -> None:
-    with atomic.replace_directory(target) as folder:
-        storage.download(f"{uri}/{MODEL_FILE}", folder / MODEL_FILE)
-        if not uri.endswith(f"-{atomic.file_sha256(folder / MODEL_FILE)[:16]}"):
-            raise ChecksumMismatch(f"{uri}/{MODEL_FILE} is not what its name says", remedy="An older one is used")
-        for name, digest in _listed(folder / MODEL_FILE)["sha256"].items():
-            storage.download(f"{uri}/{name}", folder / name, sha256=digest)
+def _fetch_model(storage: Storage, uri: str, folder: Path) -> None:
+    storage.download(f"{uri}/{MODEL_FILE}", folder / MODEL_FILE)
+    if not uri.endswith(f"-{atomic.file_sha256(folder / MODEL_FILE)[:16]}"):
+        raise ChecksumMismatch(f"{uri}/{MODEL_FILE} is not what its name says", remedy="An older one is used")
+    _fetch_listed(storage, uri, folder / MODEL_FILE)
+
+
+def _fetch_listed(storage: Storage, uri: str, listing: Path) -> None:
+    """The files that a manifest or a model's description lists, beside it."""
+    for name, digest in listed_files(listing).items():
+        storage.download(f"{uri}/{name}", listing.parent / name, sha256=digest)
 
 
 def _fetch_files(storage: Storage, uri: str, target: Path) -> None:
@@ -88,15 +92,3 @@ def _fetch_files(storage: Storage, uri: str, target: Path) -> None:
         return
     for stat in storage.list(uri):
         storage.download(stat.uri, target / stat.uri.removeprefix(f"{uri}/"))
-
-
-def _listed(path: Path) -> dict[str, dict[str, str]]:
-    """The JSON object in a small file; its names are file names, not paths."""
-    try:
-        listed: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-        names = listed.get("sha256", listed)
-        if any("/" in name or name.startswith(".") for name in names):
-            raise ValueError("it names files elsewhere")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ChecksumMismatch(f"{path.name} is no list of files ({error})", remedy="An older one is used") from error
-    return listed

@@ -334,7 +334,8 @@ class Supervisor:
                 )
             except SemiresError as error:
                 logger.error("The results could not be published: %s", error)
-                end = end if end is not None and end.exit_code not in EXIT_CODES.values() else end_of(error)
+                is_answer = end is not None and (end.exit_code not in EXIT_CODES.values() or self.stop.is_aborted)
+                end = end if is_answer else end_of(error)
         outcome = self.outcome(end)
         write_termination_message(outcome, self.given.environment)
         if self.reporter is not None:

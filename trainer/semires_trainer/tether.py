@@ -12,16 +12,19 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+PARENT = "SEMIRES_PARENT"
+"""Process id of the parent, who sets it: a parent that is gone before we ask for it would not be missed."""
 
 
 def end_with_parent() -> None:
     """Have the kernel kill this process when its parent is gone (Linux prctl(2); elsewhere nothing happens)."""
-    if not sys.platform.startswith("linux"):
+    parent = int(os.environ.get(PARENT) or os.getppid())
+    if not sys.platform.startswith("linux") or parent == os.getpid():  # that is: tethered already
         return
-    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(128 + int(signal.SIGKILL))
+    os.environ[PARENT] = str(os.getpid())
 
 
 def main() -> None:

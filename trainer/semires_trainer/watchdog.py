@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,6 +45,9 @@ def watchdog_of(policy: HealthPolicy, environment: Mapping[str, str], *, now: fl
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
     text = environment.get(name, "")
     try:
-        return float(text) if text else default
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no number of seconds", field=name, remedy="Write for example 600") from error
+        seconds = float(text) if text else default
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise ConfigError(f"{text!r} is no number of seconds", field=name, remedy="Write for example 600")
+    return seconds

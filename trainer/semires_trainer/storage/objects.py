@@ -61,13 +61,14 @@ def _head(client: Any, where: dict[str, str]) -> Any:
 
 
 def list_objects(s3: S3, location: Location) -> Iterator[Stat]:
-    """All objects below `location` as a folder, in order of their keys."""
+    """All objects below `location` as a folder, in order of their keys; not the marks of folders that consoles make."""
     page: dict[str, Any] = {"Bucket": location.bucket, "Prefix": location.folder_key}
     while True:
         answer = s3.call(lambda page=page: s3.client.list_objects_v2(**page), uri=str(location))  # type: ignore[misc]
         for entry in answer.get("Contents", ()):
             uri = f"s3://{location.bucket}/{entry['Key']}"
-            yield Stat(uri=uri, size=int(entry["Size"]), etag=str(entry.get("ETag", "")))
+            if not uri.endswith("/"):
+                yield Stat(uri=uri, size=int(entry["Size"]), etag=str(entry.get("ETag", "")))
         if not answer.get("IsTruncated"):
             return
         page = {**page, "ContinuationToken": answer["NextContinuationToken"]}
