@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import random
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +59,16 @@ def zip_of(names: list[str], *, folder: str = "", compression: int = zipfile.ZIP
     return buffer.getvalue()
 
 
-def tar_of(names: list[str], *, folder: str = "", mode: str = "w") -> bytes:
+def tar_of(
+    names: list[str], *, folder: str = "", mode: str = "w", contents: Mapping[str, bytes] | None = None
+) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
         for name in names:
+            content = (contents or {}).get(name) or image_bytes(name)
             member = tarfile.TarInfo(folder + name)
-            member.size = len(image_bytes(name))
-            archive.addfile(member, io.BytesIO(image_bytes(name)))
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -184,7 +186,3 @@ def fetched_images(places: Places) -> dict[str, bytes]:
 
 def originals(names: list[str]) -> dict[str, bytes]:
     return {name: image_bytes(name) for name in names}
-
-
-def json_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

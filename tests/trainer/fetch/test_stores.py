@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,7 +52,9 @@ def test_two_jobs_complete_each_other(storage: Storage, prefix: str, tmp_path: P
     assert (second / KEY.folder_name / "generator.json").is_file()
 
 
-def test_nothing_travels_twice(make_storage: Callable[..., Storage], make_proxy: Any, prefix: str, tmp_path: Path) -> None:
+def test_nothing_travels_twice(
+    make_storage: Callable[..., Storage], make_proxy: Any, prefix: str, tmp_path: Path
+) -> None:
     proxy = make_proxy()
     storage = make_storage(endpoint_url=proxy.url)
     add(tmp_path / "here", 1)
@@ -123,6 +126,8 @@ spec = {"dataset": {"name": "RefCOCO", "annotations": "a", "images": "b", "label
 job = {"apiVersion": "semires.dev/v1alpha1", "kind": "SemiRESJob", "metadata": {"name": "x"}, "spec": spec}
 print(build_key(resolve(parse_job(job)).proposals).weights_sha256, "torch" in sys.modules)
 """
-    answer = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, check=True, text=True)  # fmt: skip
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
 
     assert answer.stdout.split() == ["a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "False"]
