@@ -1,31 +1,33 @@
-"""2,000 of 8,000 images of 20 KB from an S3 server on this machine, by prefix, zip and tar: ours against a plain script.
+"""2,000 of 8,000 images of 20 KB from an S3 server, by prefix, zip and tar: ours against a plain script.
 
     python benchmarks/fetch.py [--json]
 
 Ours is `fetch_images` into an empty cache: every file on the disk, listed in a journal, whole after a kill at any
 instant. The peers are what a script does: `get_object` for one image after another, written to a file; `download_file`
-of the archive, then `zipfile` or `tarfile` for the images that are needed. They sync nothing. The bytes that each moves
-are counted by the images' sizes. The server is a versitygw (built once, see tests/testbed), without TLS and without any
-distance: what requests in flight gain over a real network does not show here.
+of the archive, then `zipfile` or `tarfile` for the images that are needed. They sync nothing. The server is a versitygw
+(built once, see tests/testbed) on this machine, without TLS; a forwarder in between adds the round trip of a network.
+Without any, a request costs processor time only, and requests in flight gain nothing.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import random
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import boto3
 import click
-from harness import interleave, machine
+from distance import distant
+from harness import Comparison, interleave
 from storage import BUCKET, running_server
 
 from semires_trainer.fetch.files import Node
@@ -57,8 +59,11 @@ def write_archives(folder: Path, images: Iterable[tuple[str, bytes]]) -> None:
 def fill_bucket(client: Any, folder: Path, images: int, size: int) -> None:
     """The images as objects, and the archives."""
     write_archives(folder, contents(images, size))
+
+    def put(image: tuple[str, bytes]) -> None:
+        client.put_object(Bucket=BUCKET, Key=f"{FOLDER}/{image[0]}", Body=image[1])
+
     with ThreadPoolExecutor(8) as pool:
-        put = lambda item: client.put_object(Bucket=BUCKET, Key=f"{FOLDER}/{item[0]}", Body=item[1])  # noqa: E731
         list(pool.map(put, contents(images, size)))
     for name in ARCHIVES:
         client.upload_file(str(folder / name), BUCKET, name)
@@ -131,42 +136,58 @@ def check_equal(first: Path, second: Path, names: list[str]) -> None:
         raise click.ClickException(f"{first} and {second} hold different images")
 
 
+def settings_of(folder: Path, port: int) -> StorageSettings:
+    """Ours, for a server on this machine."""
+    url, credentials = f"http://127.0.0.1:{port}", folder / "credentials"
+    return StorageSettings(
+        endpoint_url=url, region="eu-test-1", path_style=True, credentials_folder=credentials, patience_seconds=0.0
+    )
+
+
+@contextmanager
+def client_of(server: Any, port: int) -> Iterator[Any]:
+    """boto3 as it comes."""
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="eu-test-1", **server.keys)
+    yield client
+    client.close()
+
+
+def compare(
+    server: Any, folder: Path, names: list[str], *, round_trip: int, rounds: int
+) -> Iterator[tuple[Comparison, dict[str, Any]]]:
+    """Each source in turn, with what was compared."""
+    with (
+        distant(server.port, round_trip) if round_trip else nullcontext(server.port) as port,
+        client_of(server, port) as client,
+        Storage(settings_of(folder, port)) as storage,
+    ):
+        downloads = {name: make_download(client, folder / "peer", name, names) for name in ARCHIVES}
+        for source, peer in {FOLDER: make_loop(client, folder / "peer", names), **downloads}.items():
+            ours = Ours(storage, folder / "cache", f"s3://{BUCKET}/{source}", names)
+            check_equal(ours(), peer(), names)
+            name = "get_object in a loop" if source == FOLDER else f"download_file, then {source[-3:]}file"
+            details = {"source": source, "round trip, ms": round_trip, "images": len(names), "peer": name}
+            yield interleave(ours, peer, rounds=rounds), {**details, "MB moved by ours": round(ours.bytes / 1e6)}
+
+
 @click.command(help=__doc__)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines instead of the table.")
-@click.option("--rounds", default=5, show_default=True, help="Interleaved rounds.")
+@click.option("--rounds", default=3, show_default=True, help="Interleaved rounds.")
 @click.option("--images", default=8000, show_default=True, help="Images in the bucket; every fourth is needed.")
 @click.option("--kilobytes", default=20, show_default=True, help="Size of an image.")
-def main(as_json: bool, rounds: int, images: int, kilobytes: int) -> None:
+@click.option("--round-trips", default="0,20", show_default=True, help="Milliseconds, separated by commas.")
+def main(as_json: bool, rounds: int, images: int, kilobytes: int, round_trips: str) -> None:
+    names = [name for name, _ in contents(images, 0)][::4]
     with tempfile.TemporaryDirectory() as text, running_server(Path(text) / "s3") as server:
         folder = Path(text)
-        client = boto3.client("s3", endpoint_url=server.url, region_name="eu-test-1", **server.keys)
-        fill_bucket(client, folder, images, 1000 * kilobytes)
-        names = [name for number, (name, _) in enumerate(contents(images, 0)) if number % 4 == 0]
-        write_credentials = __import__("s3_server").write_credentials
-        settings = StorageSettings(
-            endpoint_url=server.url,
-            region="eu-test-1",
-            path_style=True,
-            credentials_folder=write_credentials(folder / "credentials"),
-        )
-        peers = {
-            FOLDER: ("get_object in a loop", make_loop(client, folder / "peer", names)),
-            **{
-                name: (f"download_file, then {name[-3:]}file", make_download(client, folder / "peer", name, names))
-                for name in ARCHIVES
-            },
-        }
-        with Storage(settings) as storage:
-            for source, (peer, call) in peers.items():
-                ours = Ours(storage, folder / "cache", f"s3://{BUCKET}/{source}", names)
-                check_equal(ours(), call(), names)
-                result = interleave(ours, call, rounds=rounds)
-                moved = round(ours.bytes / 1e6)
+        sys.modules["s3_server"].write_credentials(folder / "credentials")
+        with client_of(server, server.port) as client:
+            fill_bucket(client, folder, images, 1000 * kilobytes)
+        for round_trip in map(int, round_trips.split(",")):
+            for result, details in compare(server, folder, names, round_trip=round_trip, rounds=rounds):
                 times = f"{result.ours_ms:9.0f}{result.peer_ms:9.0f}{result.ratio:7.2f}x{result.ratio_min:7.2f}x"
-                row = result.row("fetch images", source=source, images=len(names), peer=peer, MB=moved)
-                click.echo(row if as_json else f"{source:16}{peer:32}{times}{moved:6} MB moved by ours")
-    if not as_json:
-        click.echo(json.dumps(machine()))
+                words = "".join(f"{value:>{30 if isinstance(value, str) else 6}}" for value in details.values())
+                click.echo(result.row("fetch images", **details) if as_json else f"{words}{times}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from semires_trainer.atomic import sync_directory
 from semires_trainer.storage.failures import DiskFull
 from semires_trainer.storage.parallel import Cancelled
 
-FILES_PER_COMMIT = 64
-"""Files that are synced together: the first sync takes most of the others' data with it."""
+FILES_PER_COMMIT = 256
+"""Files that are synced together, and at most as many that a kill makes us fetch again."""
 _POLL_SECONDS = 0.1
 
 
@@ -127,8 +127,7 @@ class Shelf:
 
     def _commit(self, batch: dict[str, Entry]) -> None:
         paths = [self.folder / name for name in batch]
-        for path in paths:
-            _sync(path)
+        _sync(paths)
         for parent in {path.parent for path in paths}:
             sync_directory(parent)
         lines = [json.dumps([name, entry.size, entry.etag]) + "\n" for name, entry in batch.items()]
@@ -170,9 +169,21 @@ def file_size(path: Path) -> int | None:
         return None
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(paths: Sequence[Path]) -> None:
+    """Have the files on the disk.
+
+    All are sent on their way first, which gives them their blocks; the first fsync then commits that for all of them,
+    instead of each for itself. (macOS has no posix_fadvise; there it is only slower.)
+    """
+    for call in (_send_on_its_way, os.fsync):
+        for path in paths:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                call(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _send_on_its_way(descriptor: int) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
