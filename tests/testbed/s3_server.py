@@ -33,6 +33,11 @@ class S3Server:
         )
         self._wait()
 
+    @property
+    def process_id(self) -> int:
+        """Of the server."""
+        return self._process.pid
+
     def _wait(self) -> None:
         deadline = time.monotonic() + STARTUP_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
