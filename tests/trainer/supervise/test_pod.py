@@ -154,6 +154,7 @@ def test_orders_reach_the_ranks_unchanged(tmp_path: Path) -> None:
     orders = Orders(
         job={"kind": "SemiRESJob"},
         places={"s3://a/b": "/c/d"},
+        store="/s",
         work="/w",
         identity="0f",
         stages=("train", "evaluate"),
