@@ -127,11 +127,12 @@ def test_a_run_that_lost_the_race_for_an_empty_output_finds_out(
     make_storage: MakeStorage, storage: Storage, make_proxy: Callable[..., Any], output: str, trains: Trains
 ) -> None:
     """Both saw an empty output; the other's record arrives just before ours is written."""
-    proxy = make_proxy(
-        lambda request: claim_output(storage, output, trains(1)) and None if request.method == "PUT" else None
-    )
-    slow = make_storage(endpoint_url=proxy.url)
 
+    def overtake(request: Any) -> None:
+        if request.method == "PUT":
+            claim_output(storage, output, trains(1))
+
+    slow = make_storage(endpoint_url=make_proxy(overtake).url)
     with pytest.raises(ConfigError, match=f"holds the run {training_hash(trains(1))[:12]}"):
         claim_output(slow, output, trains(2))
 
