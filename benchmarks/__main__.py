@@ -17,7 +17,7 @@ import click
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "docs" / "benchmarks.md"
-SCRIPTS = ("refine", "proposals", "ema", "sample_pipeline", "storage", "memory")
+SCRIPTS = ("refine", "proposals", "ema", "sample_pipeline", "storage", "fetch", "checkpoints", "memory")
 TIMES = ("rounds", "ours_ms", "peer_ms", "ours_min_ms", "peer_min_ms", "ratio", "ratio_min")
 
 HEAD = """# Benchmarks

@@ -46,15 +46,23 @@ class Comparison:
 
 
 def interleave(
-    ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 7, repeat: int = 1, items: int = 1
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    rounds: int = 7,
+    repeat: int = 1,
+    items: int = 1,
+    settle: Callable[[], object] = gc.collect,
 ) -> Comparison:
     """Time `ours` and `peer` in alternating rounds after one untimed call each; a round is `repeat` calls.
 
-    Times are per item, where a call does `items` of them.
+    Times are per item, where a call does `items` of them. `settle` ends, before the clock starts, what an earlier call
+    left under way.
     """
     ours()
+    settle()
     peer()
-    pairs = [(_time(ours, repeat) / items, _time(peer, repeat) / items) for _ in range(rounds)]
+    pairs = [(_time(ours, repeat, settle) / items, _time(peer, repeat, settle) / items) for _ in range(rounds)]
     ours_ms, peer_ms = (list(times) for times in zip(*pairs, strict=True))
     ratios = [b / a for a, b in pairs]
     return Comparison(
@@ -92,8 +100,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def _time(call: Callable[[], object], repeat: int) -> float:
+def _time(call: Callable[[], object], repeat: int, settle: Callable[[], object]) -> float:
     """Milliseconds per call; the garbage of earlier rounds is collected before the clock starts."""
+    settle()
     gc.collect()
     start = time.perf_counter()
     for _ in range(repeat):

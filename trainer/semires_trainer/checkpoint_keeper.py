@@ -17,6 +17,7 @@ from semires_trainer.checkpoint_folders import newest_valid, number_of, read_pro
 from semires_trainer.checkpoint_writer import CheckpointWriter, Written
 from semires_trainer.distributed import World
 from semires_trainer.errors import InfrastructureError
+from semires_trainer.replication import mirror
 from semires_trainer.telemetry import Reporter
 
 END_PAUSES_SECONDS = (1.0, 10.0)
@@ -107,9 +108,13 @@ class CheckpointKeeper:
 
 
 def newest_checkpoint(root: Path, world: World) -> Path | None:
-    """The newest valid checkpoint, verified by rank 0 for all; None if there is none."""
-    newest: Path | None = world.broadcast(newest_valid(root) if world.is_main else None)
-    return newest
+    """The newest valid checkpoint of rank 0, brought to all nodes; None if there is none."""
+    newest = newest_valid(root) if world.is_main else None
+    name: str = world.broadcast(newest.name if newest else "")
+    if not name:
+        return None
+    mirror(world, root / name)
+    return root / name
 
 
 def tell_written(written: Written, reporter: Reporter, *, failures: int) -> None:

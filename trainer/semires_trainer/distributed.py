@@ -36,11 +36,28 @@ class World:
     """Number of this process on its machine: the index of its GPU."""
     device: torch.device = CPU
     """Where this process computes."""
+    local_size: int = 1
+    """Processes on this machine."""
 
     @property
     def is_main(self) -> bool:
         """Rank 0 writes files and reports."""
         return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Number of machines; each has as many processes."""
+        return self.size // self.local_size
+
+    @property
+    def is_leader(self) -> bool:
+        """The first process of each machine writes what its machine needs."""
+        return self.local_rank == 0
+
+    @property
+    def leaders(self) -> range:
+        """Ranks of the leaders: torchrun numbers the processes machine by machine."""
+        return range(0, self.size, self.local_size)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum `tensor` over all ranks, in place; the same bits on every rank."""
@@ -57,6 +74,10 @@ class World:
         """True on every rank if it is true on one."""
         return bool(self.sum(torch.tensor([float(flag)], device=self.device)).item())
 
+    def all(self, flag: bool) -> bool:
+        """True on every rank if it is true on all."""
+        return not self.any(not flag)
+
     def broadcast(self, value: Any) -> Any:
         """Give every rank the (picklable, ours) `value` of rank 0."""
         if self.size == 1:
@@ -71,11 +92,13 @@ def joined_world(*, device: str, deterministic: bool) -> Iterator[World]:
     """Join the other ranks (as torchrun's environment tells), leave on exit. `deterministic` fixes the kernels."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     world = World(
         rank=int(os.environ.get("RANK", "0")),
         size=size,
         local_rank=local_rank,
-        device=device_of(device, local_rank, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size))),
+        device=device_of(device, local_rank, local_size=local_size),
+        local_size=local_size,
     )
     threads_before = torch.get_num_threads()
     fix_kernels(world, deterministic=deterministic)

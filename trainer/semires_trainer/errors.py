@@ -92,3 +92,15 @@ class InfrastructureError(SemiresError):
 
     exit_code = 150
     reason = "Infrastructure"
+
+
+class RankLost(InfrastructureError):
+    """A rank ended without a word: killed by somebody, or by the kernel."""
+
+    reason = "RankLost"
+
+
+class RanksHung(InfrastructureError):
+    """All ranks are alive and nothing moves."""
+
+    reason = "RanksHung"

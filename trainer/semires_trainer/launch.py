@@ -35,16 +35,17 @@ def run(
     endpoints: Mapping[str, str] | None = None,
     port: int | None = None,
 ) -> Results | None:
-    """Run `stages` of a job on `nproc` processes of this machine; returns the results if it evaluated.
+    """Run `stages` of a job on `nproc` processes of this machine; returns the results if it evaluated here.
 
-    Raises ConfigError for what can be known before anything is written, RunFailed, and StopRequested after a
-    requested stop.
+    Of several nodes the one with rank 0 has them. Raises ConfigError for what can be known before anything is written,
+    RunFailed, and StopRequested after a requested stop.
     """
     given = supervision_of(job, os.environ, processes=str(nproc), stages=stages, endpoints=endpoints or {}, port=port)
     with given.storage:
         outcome = supervise(given)
     raise_unless_done(outcome)
-    return read_results(given.work / "results.json") if "evaluate" in stages else None
+    path = given.work / "results.json"
+    return read_results(path) if "evaluate" in stages and given.control.rank(0).is_file() else None
 
 
 def supervision_of(

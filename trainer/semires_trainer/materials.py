@@ -28,6 +28,7 @@ from semires_trainer.proposals.generate import (
 )
 from semires_trainer.proposals.packed_cache import PackedCache
 from semires_trainer.proposals.store import ProposalStore
+from semires_trainer.replication import spread
 from semires_trainer.signals import StopFlag, StopRequested
 from semires_trainer.telemetry import Reporter
 
@@ -109,12 +110,14 @@ def propose(
 ) -> PackedCache:
     """Fill the proposal store for all train images in use, and the cache of masks at the training size.
 
-    Ranks share the work; an image that has a record is not touched again. A bad image is told to `on_bad` and gets
-    none. Idempotent. Raises StopRequested on all
-    ranks if `stop` was set on one; the records made until then are kept.
+    Ranks share the work, nodes exchange what they have; an image that has a record is not touched again. A bad image is
+    told to `on_bad` and gets none. Idempotent. Raises StopRequested on all ranks if `stop` was set on one; the records
+    made until then are kept.
     """
     proposer = build_proposer(resolved.proposals, device=str(world.device))
     store = ProposalStore(Path(resolved.proposals.store), key_of(proposer))
+    spread(world, store.folder, counts=is_shard)
+    store.refresh()
     # One rank's view for all: they deal the images by place, and a file may go bad while another rank reads it.
     inputs = world.broadcast(image_inputs(resolved, materials, on_bad=on_bad) if world.is_main else None)
     images = {image.sha256 for image in inputs}
@@ -138,6 +141,7 @@ def propose(
         )
     if world.any(stop.is_set):
         raise StopRequested(stop.exit_code, "The proposals made so far are kept; start again to go on.")
+    spread(world, store.folder, counts=is_shard)
     store.refresh()
     new = missing - len(store.missing(images))
     reporter.message(
@@ -147,9 +151,14 @@ def propose(
         new=new,
     )
     cache = PackedCache(store, resolved.model.image_size)
-    cache.build(rank=world.rank, world_size=world.size)
+    cache.build(rank=world.local_rank, world_size=world.local_size)
     world.barrier()
     return cache
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file of a store holds proposals; hidden ones are being written."""
+    return name.endswith(".safetensors") and not name.startswith(".")
 
 
 class _Interrupted(Exception):

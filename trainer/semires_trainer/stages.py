@@ -26,6 +26,7 @@ from semires_trainer.models.deploy import MODEL_FILE, ModelInfo, load_model, sav
 from semires_trainer.models.lavt import LAVT
 from semires_trainer.optim import build_optimizer, poly_learning_rate
 from semires_trainer.proposals.packed_cache import PackedCache
+from semires_trainer.replication import mirror
 from semires_trainer.results import BURN_IN, ORIGINAL, TEACHER, Results, Score, read_results, write_results
 from semires_trainer.schedule import (
     StageLength,
@@ -144,6 +145,7 @@ def mutual_learning(run: Run, cache: PackedCache) -> None:
     if progress_of(run).past("train"):
         run.reporter.message("Mutual learning is done already.")
         return
+    mirror(run.world, run.model_folder(BURN_IN))
     if run.lengths["train"].total_steps == 0:
         run.reporter.message("There is nothing unlabelled to learn from, or epochs is 0: the burn-in model is kept.")
         publish(run, load_model(run.model_folder(BURN_IN))[0], TEACHER, {"stage": "burn-in"})
@@ -333,6 +335,8 @@ def kept_for_good(run: Run) -> set[int]:
 
 def evaluate_all(run: Run) -> None:
     """Evaluate the burn-in model and the teacher on every split of the manifest; write `results.json`."""
+    for name in (BURN_IN, TEACHER):
+        mirror(run.world, run.model_folder(name))
     descriptions = {name: run.model_folder(name) / MODEL_FILE for name in (BURN_IN, TEACHER)}
     models = {name: file_sha256(path) for name, path in descriptions.items() if path.is_file()}
     details = {"identity": run.identity, "models": models}

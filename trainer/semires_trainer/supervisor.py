@@ -23,7 +23,7 @@ from typing import Any
 
 from semires_trainer import __version__, exposition
 from semires_trainer.config import Resolved, SemiRESJob, training_hash
-from semires_trainer.errors import InfrastructureError, SemiresError
+from semires_trainer.errors import InfrastructureError, RankLost, RanksHung, SemiresError
 from semires_trainer.fetch import FetchProgress, Places, fetch_inputs, localize
 from semires_trainer.identity import claim_output
 from semires_trainer.inputs import local_path
@@ -42,7 +42,7 @@ from semires_trainer.signals import EXIT_CODES, StopRequested
 from semires_trainer.storage import Storage
 from semires_trainer.storage.parallel import Cancelled
 from semires_trainer.telemetry import Reporter, ReportFiles, open_reporter
-from semires_trainer.watchdog import watchdog_of
+from semires_trainer.watchdog import Watchdog, watchdog_of
 from semires_trainer.watched import RunWatch
 
 logger = logging.getLogger(__name__)
@@ -261,13 +261,19 @@ class Supervisor:
                 stop_until = now + SHUTDOWN_SECONDS
             if stop_until is not None and now > stop_until:
                 return self.hung(ranks, now - stop_until + SHUTDOWN_SECONDS)
-            report = read_progress(self.given.control.progress).report
-            silence = watchdog.look(
-                beat=report.beat if report else -1, started=bool(report and report.started), now=now
-            )
+            silence = self.silence(watchdog, now)
             if silence is not None:
                 return self.hung(ranks, silence)
         return None
+
+    def silence(self, watchdog: Watchdog, now: float) -> float | None:
+        """Seconds without progress if they are too many. Only the node with rank 0 can know; when it gives up, the
+        ranks of the others lose theirs.
+        """
+        if not is_one_node(self.given.environment) and not self.given.control.rank(0).is_file():
+            return None
+        report = read_progress(self.given.control.progress).report
+        return watchdog.look(beat=report.beat if report else -1, started=bool(report and report.started), now=now)
 
     def start_publishing(self) -> None:
         """Once: on the node where rank 0 is. Which one that is torchrun decides when there are several."""
@@ -285,12 +291,12 @@ class Supervisor:
             logger.error("Stacks of rank %d:\n%s", rank, text)
         stopped = [state.rank for state in states if state.state == "T"]
         which = f"; rank {', '.join(map(str, stopped))} was stopped by a signal" if stopped else ""
-        error = InfrastructureError(
+        error = RanksHung(
             f"nothing moved for {silence:.0f} s although all ranks are alive{which}",
             field="spec.healthPolicy.stalledSeconds",
             remedy="The stacks of all ranks are in the log; start again to go on from the last checkpoint",
         )
-        return replace(end_of(error), reason="RanksHung")
+        return end_of(error)
 
     def end_of_ranks(self, ranks: Ranks) -> End | None:
         """What the ranks say about their end, or what their silence means."""
@@ -309,12 +315,12 @@ class Supervisor:
         lost = [rank for rank, end in ends.items() if end is None]
         names = f"rank {', '.join(map(str, lost))} was lost" if lost else "a rank was lost"
         memory = "; the kernel killed a process because the container's memory is full"
-        error = InfrastructureError(
+        error = RankLost(
             f"{names}: the ranks ended with exit code {code}{memory if ranks.killed_for_memory() else ''}",
             field="spec.resources.memory" if ranks.killed_for_memory() else "",
             remedy="Look at the log's last lines; start again to go on from the last checkpoint",
         )
-        return replace(end_of(error), reason="RankLost")
+        return end_of(error)
 
     def conclude(self, end: End | None) -> dict[str, Any]:
         """Publish what is left, the log and the outcome; the termination message before and after."""

@@ -84,6 +84,21 @@ def test_what_is_written_is_the_state_at_the_save_whatever_the_next_step_does(be
     assert bench.states.difference(loaded(bench.root / "step-00000007", state, bench.states), expected) == []
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_state_on_a_gpu_is_written_as_it_was_at_the_save(bench: Bench) -> None:
+    state, expected = bench.state(7), bench.state(7)
+    tensors = [*state.student.parameters(), *state.student.buffers(), *optimizer_tensors(state).values()]
+    for tensor in tensors:
+        tensor.data = tensor.data.cuda()
+
+    bench.writer.save(state, 7)
+    for tensor in tensors:
+        tensor.data.fill_(99)
+    bench.writer.flush()
+
+    assert bench.states.difference(loaded(bench.root / "step-00000007", state, bench.states), expected) == []
+
+
 def test_a_second_checkpoint_waits_for_the_first_and_both_are_whole(bench: Bench) -> None:
     first, second = bench.state(7), bench.state(8)
     with torch.no_grad():

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import pickle
 import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,10 +22,16 @@ from semires_trainer.errors import DataError
 from .conftest import jpeg_bytes
 
 
-@pytest.fixture(params=["folder", "zip", "zip-of-a-folder"])
+@pytest.fixture(params=["folder", "zip", "zip-of-a-folder", "tar", "tar-of-a-folder", "tar-of-here"])
 def source(request: pytest.FixtureRequest, image_folder: Path, tmp_path: Path) -> ImageSource:
     if request.param == "folder":
         return ImageSource(image_folder)
+    if request.param.startswith("tar"):
+        inside = {"tar": "", "tar-of-a-folder": "train2014", "tar-of-here": "."}[request.param]
+        with tarfile.open(tmp_path / "images.tar", "w") as archive:
+            for path in sorted(image_folder.iterdir()):
+                archive.add(path, f"{inside}/{path.name}" if inside else path.name)
+        return ImageSource(tmp_path / "images.tar")
     below = "train2014/" if request.param == "zip-of-a-folder" else ""
     with zipfile.ZipFile(tmp_path / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(image_folder.iterdir()):
@@ -48,7 +55,7 @@ def test_an_absent_image_is_named(source: ImageSource) -> None:
         source.read("9.jpg")
 
 
-@pytest.mark.parametrize("name", ["../2.jpg", "/etc/hostname", "a/../../2.jpg", "..\\2.jpg", "C:/2.jpg", "a\0b"])
+@pytest.mark.parametrize("name", ["../2.jpg", "/etc/hostname", "a/../../2.jpg", "..\\2.jpg", "C:/2.jpg", "a\0b", "."])
 def test_names_that_lead_out_are_refused(name: str, source: ImageSource) -> None:
     with pytest.raises(DataError, match="leads out of"):
         source.read(name)
@@ -79,6 +86,57 @@ def test_a_zip_entry_with_a_wrong_checksum_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"image 1\.jpg in .*images\.zip can't be read: Bad CRC"):
         ImageSource(path).read("1.jpg")
+
+
+def tar_of(path: Path, names: list[str]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(jpeg_bytes(32, 24))
+            archive.addfile(member, io.BytesIO(jpeg_bytes(32, 24)))
+    return path
+
+
+def test_a_tar_that_was_cut_short_is_named(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "images.tar", ["1.jpg", "2.jpg"])
+    path.write_bytes(path.read_bytes()[:2200])  # in the second image
+
+    with pytest.raises(DataError, match=r"spec\.dataset\.images: .*images\.tar is damaged: unexpected end of data"):
+        ImageSource(path).read("1.jpg")
+
+
+def test_links_in_a_tar_are_no_images(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        link = tarfile.TarInfo("1.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        archive.addfile(link)
+
+    with pytest.raises(DataError, match=r"image 1\.jpg is not in"):
+        ImageSource(tmp_path / "images.tar").read("1.jpg")
+
+
+def test_two_members_for_a_short_name_are_found_by_their_full_names_only(tmp_path: Path) -> None:
+    source = ImageSource(tar_of(tmp_path / "images.tar", ["a/1.jpg", "b/1.jpg", "b/2.jpg"]))
+
+    assert source.missing(["1.jpg", "a/1.jpg", "b/1.jpg", "2.jpg"]) == ["1.jpg"]
+
+
+def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tgz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("1.jpg"))
+
+    with pytest.raises(DataError, match=r"images\.tgz is a compressed tar.*Unpack it"):
+        ImageSource(tmp_path / "images.tgz")
+
+
+def test_a_zip_whose_directory_is_damaged_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("1.jpg", jpeg_bytes(32, 24))
+    content = (tmp_path / "images.zip").read_bytes()
+    (tmp_path / "images.zip").write_bytes(content.replace(b"PK\1\2", b"PK\0\0"))
+
+    with pytest.raises(DataError, match=r"images\.zip is damaged: Bad magic number"):
+        ImageSource(tmp_path / "images.zip").missing(["1.jpg"])
 
 
 def test_a_source_that_is_neither_folder_nor_zip_is_named(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_local_attempts_have_identities_of_their_own() -> None:
 def test_orders_reach_the_ranks_unchanged(tmp_path: Path) -> None:
     orders = Orders(
         job={"kind": "SemiRESJob"},
-        places={"s3://a/b": "/c/d"},
+        places={"spec.model.vocab": "/c/d"},
         store="/s",
         work="/w",
         identity="0f",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
 
+TESTBED = Path(__file__).parents[2] / "testbed"
 CORE = Path(__file__).parents[1] / "core"
 
 
@@ -44,3 +45,51 @@ def document_of(data: Path, harness: ModuleType) -> Callable[..., dict[str, Any]
         return document
 
     return make
+
+
+class Bucket:
+    """A bucket of a real S3 server, as a test's own folder of it."""
+
+    def __init__(self, server: Any, servers: ModuleType, folder: str) -> None:
+        self._root = server.folder / "buckets" / "bucket" / folder
+        self._folder = folder
+        self.url: str = server.url
+        self.options = ("--endpoint", f"default={server.url}")
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": servers.ACCESS,
+            "AWS_SECRET_ACCESS_KEY": servers.SECRET,
+            "AWS_REGION": servers.REGION,
+        }
+        self.free_port: Callable[[], int] = servers.free_port
+
+    def uri(self, name: str) -> str:
+        """s3://… of something in this folder."""
+        return f"s3://bucket/{self._folder}/{name}"
+
+    def path(self, name: str) -> Path:
+        """The server's file."""
+        return Path(self._root / name)
+
+    def read(self, name: str) -> bytes:
+        """The content of an object."""
+        return self.path(name).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def servers(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_module(TESTBED / "s3_server.py")
+
+
+@pytest.fixture(scope="session")
+def server(
+    servers: ModuleType, load_module: Callable[[Path], ModuleType], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    program = load_module(TESTBED / "go_tools.py").build("versitygw", "github.com/versity/versitygw/cmd/versitygw")
+    running = servers.S3Server(program, tmp_path_factory.mktemp("s3"))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def s3(server: Any, servers: ModuleType, tmp_path: Path) -> Bucket:
+    return Bucket(server, servers, f"{tmp_path.parent.name}-{tmp_path.name}")

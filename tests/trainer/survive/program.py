@@ -199,10 +199,10 @@ def fingerprint(work: Path) -> dict[str, Any]:
         **{f"{path.parent.name}/{path.name}": file_sha256(path) for path in files if path.suffix == ".safetensors"},
         "state": {key: value for key, value in json.loads((newest / "state.json").read_text()).items()},
         "scores": results["scores"],
-        "metrics": [logged_values(record) for record in records],
+        "metrics": [values for values in map(logged_values, records) if values.keys() - {"step", "stage"}],
     }
 
 
 def logged_values(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of metrics.jsonl without what the clock decides."""
-    return {key: value for key, value in record.items() if key != "time" and "seconds" not in key}
+    """A record of metrics.jsonl without what the clock and the disk decide."""
+    return {key: value for key, value in record.items() if key != "time" and not key.startswith("checkpoint/")}

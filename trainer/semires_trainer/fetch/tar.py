@@ -73,7 +73,7 @@ def tar_images(stream: io.RawIOBase, names: Iterable[str], *, source: str) -> It
     buffered = cast(IO[bytes], io.BufferedReader(stream, _BUFFER_BYTES))
     with contextlib.ExitStack() as opened:
         with archive_errors(source):
-            archive = opened.enter_context(tarfile.open(fileobj=buffered, mode="r|*", bufsize=_BUFFER_BYTES))
+            archive = opened.enter_context(tarfile.open(fileobj=buffered, mode="r|*"))
         yield from _find_images(archive, frozenset(names), source=source)
 
 

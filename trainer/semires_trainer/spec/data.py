@@ -78,7 +78,7 @@ class Dataset(Section):
     """Folder with REFER's files (refs(unc).p and instances.json, or the dataset's folder above), or the
     Custom JSON file."""
     images: Uri
-    """Folder or .zip that holds the pictures (COCO train2014 for the published datasets)."""
+    """Folder, .zip or .tar that holds the pictures (COCO train2014 for the published datasets)."""
     labeled: Labeled
     """Which training images keep their masks; the others are used without."""
     unlabeled_limit: Positive | None = None
