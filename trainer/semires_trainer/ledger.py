@@ -23,7 +23,7 @@ class Entry:
     """One verified checkpoint."""
 
     number: int
-    """Optimizer steps of the whole run; names the folder `checkpoints/step-<number>`."""
+    """Optimizer steps of the whole run; the folder is `checkpoints/step-<number>`, on S3 with `-<sha256[:16]>`."""
     step: int
     """Optimizer steps in its stage."""
     epoch: int

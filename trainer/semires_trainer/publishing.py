@@ -70,10 +70,11 @@ class Publishing:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 self._note(error)
             except Exception as error:
-                # `finish` will meet it again; until then the ranks go on, and the page says so.
-                logger.exception("Checkpoints can't be published: this is a bug in semires. Please report it.")
-                self.failure = f"Unexpected: {type(error).__name__}: {error}"
-                return
+                # A bug ends the run if `finish` meets it again; until then the ranks go on, and the page says so.
+                pause, text = LONGEST_PAUSE_SECONDS, f"Unexpected: {type(error).__name__}: {error}"
+                if text != self.failure:
+                    logger.exception("Checkpoints can't be published: this is a bug in semires. Please report it.")
+                self.failure = text
 
     def publish_newest(self) -> None:
         """Publish the newest checkpoint if the output lacks it, and count what it took."""

@@ -1,4 +1,4 @@
-"""A real S3 server with a faulty proxy, and what ranks leave in a work folder, made without torch."""
+"""An output in a real bucket, and what ranks leave in a work folder, made without torch."""
 
 from __future__ import annotations
 
@@ -14,42 +14,14 @@ from semires_trainer.orders import Attempt
 from semires_trainer.publisher import Publisher
 from semires_trainer.storage import Storage, StorageSettings
 
-TESTBED = Path(__file__).parents[2] / "testbed"
 LoadModule = Callable[[Path], ModuleType]
 MakeStorage = Callable[..., Storage]
 
 
-@pytest.fixture(scope="session")
-def faults(load_module: LoadModule) -> ModuleType:
-    """The module of the proxy."""
-    return load_module(TESTBED / "fault_proxy.py")
-
-
-@pytest.fixture(scope="session")
-def servers(load_module: LoadModule) -> ModuleType:
-    """The module of the server."""
-    return load_module(TESTBED / "s3_server.py")
-
-
-@pytest.fixture(scope="session")
-def server(load_module: LoadModule, servers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    program = load_module(TESTBED / "go_tools.py").build("versitygw", "github.com/versity/versitygw/cmd/versitygw")
-    running = servers.S3Server(program, tmp_path_factory.mktemp("s3"))
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def make_proxy(server: Any, faults: ModuleType) -> Iterator[Callable[..., Any]]:
-    running = []
-
-    def make(*decide: Any) -> Any:
-        running.append(faults.FaultProxy(server.port, *decide))
-        return running[-1]
-
-    yield make
-    for proxy in running:
-        proxy.close()
+@pytest.fixture(autouse=True)
+def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails once is an error at once."""
+    monkeypatch.setattr("semires_trainer.storage.client.ATTEMPTS", 1)
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +33,8 @@ def credentials(servers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def make_storage(server: Any, servers: ModuleType, credentials: Path) -> Iterator[MakeStorage]:
-    """Storage at the server, without patience: what fails once is an error at once."""
-    opened, once = [], pytest.MonkeyPatch()
-    once.setattr("semires_trainer.storage.client.ATTEMPTS", 1)
+    """Storage at the server, without patience; opening one takes as long as thirty requests."""
+    opened = []
 
     def make(**changes: Any) -> Storage:
         defaults: dict[str, Any] = {
@@ -78,7 +49,6 @@ def make_storage(server: Any, servers: ModuleType, credentials: Path) -> Iterato
         return opened[-1]
 
     yield make
-    once.undo()
     for storage in opened:
         storage.close()
 
@@ -88,10 +58,16 @@ def storage(make_storage: MakeStorage) -> Storage:
     return make_storage()
 
 
+@pytest.fixture(scope="session")
+def rivals(make_storage: MakeStorage) -> list[Storage]:
+    """Connections of eight attempts of their own."""
+    return [make_storage() for _ in range(8)]
+
+
 @pytest.fixture
-def output(tmp_path: Path) -> str:
+def output(prefix: str) -> str:
     """An output of this test's own in the bucket."""
-    return f"s3://bucket/{tmp_path.parent.name}/{tmp_path.name}"
+    return prefix
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -85,12 +86,10 @@ def test_looking_at_an_output_writes_nothing(storage: Storage, output: str, trai
     assert list(storage.list(output)) == []
 
 
-def race(make_storage: MakeStorage, output: str, resolved: list[Resolved]) -> list[RunIdentity | ConfigError]:
+def race(rivals: list[Storage], output: str, resolved: list[Resolved]) -> list[RunIdentity | ConfigError]:
     together = threading.Barrier(len(resolved))
 
-    def claim(each: Resolved) -> RunIdentity | ConfigError:
-        storage = make_storage()
-        storage.exists(f"{output}/warm-up")
+    def claim(storage: Storage, each: Resolved) -> RunIdentity | ConfigError:
         together.wait()
         try:
             return claim_output(storage, output, each)
@@ -98,25 +97,25 @@ def race(make_storage: MakeStorage, output: str, resolved: list[Resolved]) -> li
             return error
 
     with ThreadPoolExecutor(len(resolved)) as pool:
-        return list(pool.map(claim, resolved))
+        return list(pool.map(claim, rivals, resolved))
 
 
 def test_the_same_run_started_eight_times_at_once_has_one_record(
-    make_storage: MakeStorage, output: str, trains: Trains
+    rivals: list[Storage], output: str, trains: Trains
 ) -> None:
-    claims = race(make_storage, output, [trains(1)] * 8)
+    claims = race(rivals, output, [trains(1)] * 8)
 
     assert set(claims) == {claims[0]}
     assert isinstance(claims[0], RunIdentity)
 
 
 def test_of_two_runs_that_start_at_once_on_a_used_output_one_wins(
-    make_storage: MakeStorage, storage: Storage, output: str, trains: Trains
+    rivals: list[Storage], storage: Storage, output: str, trains: Trains
 ) -> None:
     """Something trained lies there without a record, so none of them may replace the other's."""
     storage.put_if_absent(f"{output}/model/model.json", b"{}")
 
-    claims = race(make_storage, output, [trains(1), trains(2)])
+    claims = race(rivals, output, [trains(1), trains(2)])
 
     [winner] = [claim for claim in claims if isinstance(claim, RunIdentity)]
     [loser] = [claim for claim in claims if isinstance(claim, ConfigError)]
@@ -125,18 +124,16 @@ def test_of_two_runs_that_start_at_once_on_a_used_output_one_wins(
 
 
 def test_a_run_that_lost_the_race_for_an_empty_output_finds_out(
-    make_storage: MakeStorage, faults: object, make_proxy: Callable[..., object], output: str, trains: Trains
+    make_storage: MakeStorage, storage: Storage, make_proxy: Callable[..., Any], output: str, trains: Trains
 ) -> None:
     """Both saw an empty output; the other's record arrives just before ours is written."""
-    proxy = make_proxy()
-    fast, slow = make_storage(), make_storage(endpoint_url=proxy.url)  # type: ignore[attr-defined]
 
-    def overtake(request: object) -> None:
-        if request.method == "PUT":  # type: ignore[attr-defined]
-            claim_output(fast, output, trains(1))
+    def overtake(request: Any) -> None:
+        if request.method == "PUT":
+            claim_output(storage, output, trains(1))
 
-    proxy.decide = overtake  # type: ignore[attr-defined]
+    slow = make_storage(endpoint_url=make_proxy(overtake).url)
     with pytest.raises(ConfigError, match=f"holds the run {training_hash(trains(1))[:12]}"):
         claim_output(slow, output, trains(2))
 
-    assert record_of(fast, output)["identity"] == training_hash(trains(1))
+    assert record_of(storage, output)["identity"] == training_hash(trains(1))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -23,12 +24,11 @@ Place = tuple[str, Callable[[], Storage]]
 
 
 @pytest.fixture(params=["s3", "folder"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """An output, and how to open storage for it."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An output, and how an attempt opens storage for it."""
     if request.param == "s3":
-        yield request.getfixturevalue("output"), request.getfixturevalue("make_storage")
-    else:
-        yield str(tmp_path / "out"), Storage
+        return request.getfixturevalue("output"), itertools.cycle(request.getfixturevalue("rivals")).__next__
+    return str(tmp_path / "out"), Storage
 
 
 def owner(output: str, storage: Storage) -> dict[str, Any]:
@@ -103,13 +103,13 @@ def test_a_restarted_pod_of_the_same_attempt_takes_over(place: Place, attempt: M
 
 
 @pytest.mark.parametrize("number", [0, 5], ids=["local", "numbered"])
-@pytest.mark.parametrize("rivals", [2, 8])
+@pytest.mark.parametrize("count", [2, 8])
 def test_of_attempts_that_start_at_once_exactly_one_publishes(
-    place: Place, attempt: MakeAttempt, rivals: int, number: int
+    place: Place, attempt: MakeAttempt, count: int, number: int
 ) -> None:
     output, open_storage = place
-    owners = [Ownership(open_storage(), output, attempt(pod, number)) for pod in range(rivals)]
-    together = threading.Barrier(rivals)
+    owners = [Ownership(open_storage(), output, attempt(pod, number)) for pod in range(count)]
+    together = threading.Barrier(count)
 
     def race(ownership: Ownership) -> tuple[int, list[bool]]:
         together.wait()
@@ -118,11 +118,11 @@ def test_of_attempts_that_start_at_once_exactly_one_publishes(
         together.wait()
         return claimed, [*mine, publishes(ownership), publishes(ownership)]
 
-    with ThreadPoolExecutor(rivals) as pool:
+    with ThreadPoolExecutor(count) as pool:
         ends = list(pool.map(race, owners))
 
-    assert sorted(claimed for claimed, _ in ends) == ([number] * rivals if number else list(range(1, rivals + 1)))
-    assert sorted(seen[1:] for _, seen in ends) == [[False, False]] * (rivals - 1) + [[True, True]]
+    assert sorted(claimed for claimed, _ in ends) == ([number] * count if number else list(range(1, count + 1)))
+    assert sorted(seen[1:] for _, seen in ends) == [[False, False]] * (count - 1) + [[True, True]]
     assert all(seen[0] >= seen[1] for _, seen in ends)  # who has lost once has lost for good
 
 
@@ -149,6 +149,7 @@ def test_of_numbered_attempts_the_newest_wins_a_race(place: Place, attempt: Make
 def test_a_lost_answer_is_not_taken_for_a_loss(
     make_proxy: Callable[..., Any],
     make_storage: MakeStorage,
+    storage: Storage,
     faults: ModuleType,
     output: str,
     attempt: MakeAttempt,
@@ -171,7 +172,7 @@ def test_a_lost_answer_is_not_taken_for_a_loss(
 
     assert len(lost) == 1
     assert publishes(ownership)
-    assert owner(output, make_storage())["attempt"] == 1
+    assert owner(output, storage)["attempt"] == 1
 
 
 def test_a_confirmation_that_failed_midway_is_made_up_for_later(
