@@ -69,6 +69,13 @@ def check_output(storage: Storage, output: str, identity: str) -> RunIdentity | 
     return found
 
 
+def confirm_output(storage: Storage, output: str, identity: str) -> None:
+    """ConfigError if another run has taken the output since it was claimed: possible while nothing is trained there."""
+    found = read_identity(storage, output)
+    if found is None or found.identity != identity:
+        raise _other_run(output, found.identity if found else "none", identity)
+
+
 def holds_training(storage: Storage, output: str) -> bool:
     """Whether a run has left anything trained in the output."""
     return any(next(iter(storage.list(f"{output.rstrip('/')}/{name}")), None) is not None for name in TRAINED)

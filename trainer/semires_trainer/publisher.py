@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,12 +23,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from semires_trainer.atomic import REPLACED, file_sha256
-from semires_trainer.checkpoint_folders import MANIFEST, STATE, checkpoints_of, fault_of, number_of, read_summary
+from semires_trainer.checkpoint_folders import (
+    MANIFEST,
+    STATE,
+    checkpoints_of,
+    fault_of,
+    folder_of,
+    number_of,
+    read_summary,
+)
 from semires_trainer.errors import InfrastructureError
 from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
 from semires_trainer.storage import Storage
 from semires_trainer.storage.digest import is_sha256
 from semires_trainer.storage.failures import ChecksumMismatch, explain_os_error
+
+logger = logging.getLogger(__name__)
 
 MODEL_FOLDERS = ("burn-in", "model")
 MODEL_FILE = "model.json"
@@ -75,6 +86,7 @@ class Publisher:
         self._keep_every = keep_every
         self._is_copy = not _is_same_folder(output, work)
         self._entries, self._etag = read_ledger(storage, self._output)
+        self._damaged: set[Path] = set()
         shutil.rmtree(outgoing, ignore_errors=True)  # links of a killed process keep deleted checkpoints on the disk
 
     @property
@@ -83,26 +95,61 @@ class Publisher:
         return self._entries
 
     def publish_newest(self) -> Upload | None:
-        """Publish the newest checkpoint of the work folder, unless that is done; None if there was nothing to do."""
+        """Publish the newest checkpoint of the work folder, else an older one that is kept for good and was overtaken
+        while the storage was down; None if there is nothing to do. Damaged ones are passed over, with one warning.
+        """
         started = time.monotonic()
-        folder = next(reversed(checkpoints_of(self._work / CHECKPOINTS)), None)
-        if folder is None:
-            return None
+        for folder in self._wanted():
+            try:
+                with _explained(folder):
+                    saved_at = (folder / MANIFEST).stat().st_mtime
+                    entry, moved = self._publish_copy(folder) if self._is_copy else (self._verified(folder), 0)
+            except FileNotFoundError:
+                if not folder.is_dir() or folder.name.endswith(REPLACED) or (folder / MANIFEST).exists():
+                    return None  # pruned or replaced meanwhile: the next look finds another one
+                self._pass_over(folder, f"it has no {MANIFEST}")
+                continue
+            except ChecksumMismatch as error:
+                self._pass_over(folder, error.message)
+                continue
+            self._append(entry)
+            if self._is_copy:
+                self._remove_unlisted()
+            return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
+        return None
+
+    def _wanted(self) -> Iterator[Path]:
+        """Checkpoints that the ledger lacks: the newest, where it is damaged those before it; then overtaken ones."""
+        folders = checkpoints_of(self._work / CHECKPOINTS)
+        for folder in reversed(folders):
+            if self._is_listed(folder):
+                break
+            if folder not in self._damaged:
+                yield folder
+        known = {entry.number for entry in self._entries}
+        for folder in folders:
+            if number_of(folder) not in known and folder not in self._damaged and self._is_worth_keeping(folder):
+                yield folder
+
+    def _is_listed(self, folder: Path) -> bool:
+        """Whether the ledger has just this checkpoint; one that can't be read is not in it."""
         try:
-            with _explained(folder):
-                digest = file_sha256(folder / MANIFEST)
-                if any(entry.sha256 == digest and entry.number == number_of(folder) for entry in self._entries):
-                    return None
-                saved_at = (folder / MANIFEST).stat().st_mtime
-                entry, moved = self._publish_copy(folder) if self._is_copy else (self._verified(folder), 0)
-        except FileNotFoundError as error:
-            if folder.is_dir() and not folder.name.endswith(REPLACED) and not (folder / MANIFEST).exists():
-                raise ChecksumMismatch(f"{folder} has no {MANIFEST}", remedy="It was not published") from error
-            return None  # pruned or replaced meanwhile: the next look finds a newer one
-        self._append(entry)
-        if self._is_copy:
-            self._remove_unlisted()
-        return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
+            digest = file_sha256(folder / MANIFEST)
+        except FileNotFoundError:
+            return False
+        return any(entry.sha256 == digest and entry.number == number_of(folder) for entry in self._entries)
+
+    def _is_worth_keeping(self, folder: Path) -> bool:
+        """Whether retention would keep an older checkpoint beside those in the ledger."""
+        try:
+            entry = entry_of(folder, uri=str(folder), models={}, keep_every=self._keep_every)
+        except (FileNotFoundError, ChecksumMismatch):
+            return False
+        return entry in retained([*self._entries, entry], keep_last=self._keep_last)
+
+    def _pass_over(self, folder: Path, problem: str) -> None:
+        self._damaged.add(folder)
+        logger.warning("Checkpoint %s is damaged and not published: %s.", folder, problem)
 
     def publish_files(self) -> int:
         """Bring everything else to the output: results, models, metrics, pictures; returns the bytes sent."""
@@ -133,12 +180,15 @@ class Publisher:
         if fault is not None:
             if not folder.is_dir():
                 raise FileNotFoundError(folder)
-            raise InfrastructureError(f"the newest checkpoint is damaged: {fault}", remedy="Look at the disk")
+            raise ChecksumMismatch(fault, remedy="Look at the disk")
         self._confirm()
         models = {name: str(self._work / name) for name in MODEL_FOLDERS if (self._work / name / MODEL_FILE).is_file()}
         return entry_of(folder, uri=str(folder), models=models, keep_every=self._keep_every)
 
     def _publish_copy(self, folder: Path) -> tuple[Entry, int]:
+        for overtaken in self._outgoing.glob("step-*"):
+            if overtaken.name != folder.name:
+                shutil.rmtree(overtaken)
         with self._linked(folder) as linked:
             if linked is None:
                 raise FileNotFoundError(folder)
@@ -188,17 +238,23 @@ class Publisher:
 
     @contextlib.contextmanager
     def _linked(self, folder: Path) -> Iterator[Path | None]:
-        """The files of a folder under another name, which stay when it is replaced; None if it is not there."""
+        """The files of a folder under another name, which stay when it is replaced; None if it is not there.
+
+        After a failure the links stay too: beside them lies how far an upload has come, and the next one goes on there.
+        """
         target = self._outgoing / folder.name
-        shutil.rmtree(target, ignore_errors=True)
-        try:
-            yield _link_files(folder, target)
-        finally:
+        found: Path | None = target
+        if not _are_linked(folder, target):
             shutil.rmtree(target, ignore_errors=True)
+            found = _link_files(folder, target)
+        yield found
+        shutil.rmtree(target, ignore_errors=True)
 
     def _append(self, entry: Entry) -> None:
-        # A run goes back only behind checkpoints that it could not read: what is newer is given up.
-        others = tuple(each for each in self._entries if each.number < entry.number)
+        others = tuple(each for each in self._entries if each.number != entry.number)
+        if not any(each.number > entry.number for each in others if self._is_here(each)):
+            # A run goes back only behind checkpoints that it could not read: what is newer is given up.
+            others = tuple(each for each in others if each.number < entry.number)
         kept = retained([*others, entry], keep_last=self._keep_last) if self._is_copy else self._present(others, entry)
         written = write_ledger(self._storage, self._output, kept, etag=self._etag)
         if written is None:
@@ -213,7 +269,12 @@ class Publisher:
     def _present(self, others: tuple[Entry, ...], entry: Entry) -> tuple[Entry, ...]:
         """In a folder the ranks prune checkpoints themselves: what is still there, and the new one."""
         there = [each for each in others if Path(each.uri).is_dir()]
-        return (*there, entry)
+        return tuple(sorted([*there, entry], key=lambda each: each.number))
+
+    def _is_here(self, entry: Entry) -> bool:
+        """Whether the work folder has this checkpoint too."""
+        folder = folder_of(self._work / CHECKPOINTS, entry.number)
+        return folder not in self._damaged and folder.is_dir() and self._is_listed(folder)
 
     def _remove_unlisted(self) -> None:
         """Delete what no entry names: pruned checkpoints, and parts that a killed attempt left behind.
@@ -280,6 +341,16 @@ def _explained(where: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise explain_os_error(error, where=str(where)) from error
+
+
+def _are_linked(folder: Path, target: Path) -> bool:
+    """Whether `target` holds links to just the files of `folder`."""
+    try:
+        names = {name for name in os.listdir(target) if not name.startswith(".")}
+        is_same = names == set(os.listdir(folder)) != set()
+        return is_same and all(os.path.samefile(folder / name, target / name) for name in names)
+    except FileNotFoundError:
+        return False
 
 
 def _link_files(folder: Path, target: Path) -> Path | None:

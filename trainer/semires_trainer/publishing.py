@@ -32,7 +32,7 @@ class Publishing:
 
     publisher: Publisher
     share: Callable[[], None] = lambda: None
-    """Called before each look: sends what is not a checkpoint and should not wait for one."""
+    """Called after each look: sends what is no checkpoint and should not wait for one. Its failures are its own."""
     on_published: Callable[[float], None] = lambda _saved_at: None
     """Called after each checkpoint that was published, with the time when it was saved."""
     uploads: Uploads = field(default_factory=Uploads)
@@ -47,6 +47,7 @@ class Publishing:
             self.uploads = Uploads(last=last_checkpoint(self.publisher.entries[-1]))
         self._stop = threading.Event()
         self._warned_at = -WARN_SECONDS
+        self._share_failure = ""
         self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
 
     @property
@@ -64,6 +65,7 @@ class Publishing:
             try:
                 self.publish_newest()
                 pause = LOOK_SECONDS
+                self._try_to_share()
             except Superseded as error:
                 self.superseded = error
             except SemiresError as error:
@@ -80,7 +82,6 @@ class Publishing:
         """Publish the newest checkpoint if the output lacks it, and count what it took."""
         started = time.monotonic()
         try:
-            self.share()
             upload = self.publisher.publish_newest()
         except SemiresError:
             self.uploads = self.uploads.plus("failure", seconds=time.monotonic() - started, num_bytes=0)
@@ -97,6 +98,15 @@ class Publishing:
             "Checkpoint of %s step %d is verified in %s (%.1f MB sent in %.1f s).",
             *(upload.entry.stage, upload.entry.step, upload.entry.uri, upload.moved / 1e6, upload.seconds),
         )
+
+    def _try_to_share(self) -> None:
+        """A store that can't be written to costs others the masks, and this run nothing."""
+        try:
+            self.share()
+        except SemiresError as error:
+            if str(error) != self._share_failure:
+                logger.warning("What this run could share is not sent; it is tried again. %s", error)
+            self._share_failure = str(error)
 
     def _note(self, error: SemiresError) -> None:
         self.failure = f"{error.reason}: {error}"
@@ -119,6 +129,7 @@ class Publishing:
                 raise self.superseded
             try:
                 self.publish_newest()
+                self._try_to_share()
                 last()
                 return
             except StorageUnavailable as error:

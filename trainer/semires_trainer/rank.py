@@ -22,6 +22,7 @@ from semires_trainer.config import parse_job, resolve
 from semires_trainer.errors import InfrastructureError, SemiresError
 from semires_trainer.orders import ControlFolder, Orders, read_orders
 from semires_trainer.outcome import BUG, End, end_of, write_end
+from semires_trainer.ranks import process_state
 from semires_trainer.signals import StopFlag, StopRequested, stop_on_signals
 from semires_trainer.telemetry import logging_to
 from semires_trainer.tether import end_with_parent
@@ -52,7 +53,8 @@ def introduce(control: ControlFolder, rank: int) -> None:
     stacks = control.stacks(rank).open("w", encoding="utf-8")  # open as long as the process lives
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     faulthandler.enable()
-    atomic.write_json(control.rank(rank), {"rank": rank, "pid": os.getpid()})
+    state = process_state(os.getpid())
+    atomic.write_json(control.rank(rank), {"rank": rank, "pid": os.getpid(), "started": state[1] if state else 0})
 
 
 def run_to_end(orders: Orders, control: ControlFolder, stop: StopFlag) -> End | None:

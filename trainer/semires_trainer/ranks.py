@@ -102,7 +102,9 @@ class Ranks:
         for path in sorted(self._control.path.glob("rank-*.json")):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 record = json.loads(path.read_text(encoding="utf-8"))
-                found.append(RankState(rank=record["rank"], pid=record["pid"], state=_state_of(record["pid"])))
+                found.append(
+                    RankState(rank=record["rank"], pid=record["pid"], state=_state_of(record["pid"], record["started"]))
+                )
         return sorted(found, key=lambda state: state.rank)
 
     def stacks(self) -> dict[int, str]:
@@ -141,12 +143,22 @@ class Ranks:
         return oom_kills() > self._oom_kills
 
 
-def _state_of(pid: int) -> str:
+def _state_of(pid: int, started: int) -> str:
+    found = process_state(pid)
+    return found[0] if found is not None and found[1] == started else ""
+
+
+def process_state(pid: int) -> tuple[str, int] | None:
+    """State and time of start (clock ticks since the machine's) of a process; None if there is none.
+
+    The time tells a process from a later one with the same number.
+    """
     try:
-        # proc(5): the state follows the command's name, which is in parentheses and may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2][:1]
+        # proc(5): fields follow the command's name, which is in parentheses and may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
     except OSError:
-        return ""
+        return None
+    return fields[0], int(fields[19])
 
 
 def _ends_a_stack(path: Path) -> bool:

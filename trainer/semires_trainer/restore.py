@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import shutil
 from pathlib import Path
@@ -10,26 +11,26 @@ from pathlib import Path
 from semires_trainer import atomic
 from semires_trainer.checkpoint_folders import MANIFEST, fault_of, newest_valid, number_of
 from semires_trainer.ledger import Entry, read_ledger
+from semires_trainer.orders import CONTROL_FOLDER
 from semires_trainer.publisher import CHECKPOINTS, GROWING, MODEL_FILE, MODEL_FOLDERS, listed_files
 from semires_trainer.storage import Storage
 from semires_trainer.storage.failures import ChecksumMismatch, NoSuchKey
 
 logger = logging.getLogger(__name__)
 
-RUN_ID_FILE = "run-id"
+RUN_ID_FILE = f"{CONTROL_FOLDER}-id"
 KEPT = ("proposals",)
 """Worth keeping when a run begins anew."""
 SINGLE_FILES = ("results.json",)
 
 
-def restore(storage: Storage, output: str, work: Path, *, control: Path, run_id: str) -> Entry | None:
+def restore(storage: Storage, output: str, work: Path) -> Entry | None:
     """Make `work` go on where the output ends; returns the checkpoint that was fetched, None if none was needed.
 
-    A work folder of another life of this output is emptied. A work folder that is ahead of the output stays as it
-    is: its machine was cut off before it could upload. Damaged checkpoints are passed over with a warning.
+    A work folder that is ahead of the output stays as it is: its machine was cut off before it could upload. Damaged
+    checkpoints are passed over with a warning.
     """
     output = output.rstrip("/")
-    begin_anew_unless(run_id, work, control)
     local = newest_valid(work / CHECKPOINTS)
     entries, _ = read_ledger(storage, output)
     for entry in reversed(entries):
@@ -44,15 +45,21 @@ def restore(storage: Storage, output: str, work: Path, *, control: Path, run_id:
     return None
 
 
-def begin_anew_unless(run_id: str, work: Path, control: Path) -> None:
-    """Empty the work folder if it belongs to another life of the output, which was emptied or is another one."""
-    record = control / RUN_ID_FILE
-    if record.is_file() and record.read_text(encoding="utf-8").strip() == run_id:
-        return
-    for path in work.iterdir() if work.is_dir() else ():
-        if path.name not in KEPT and path != control:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    atomic.write_text(record, run_id + "\n")
+def begin_anew_unless(run_id: str, work: Path) -> None:
+    """Empty the work folder if it belongs to another life of the output, which was emptied or is another one.
+
+    Nodes that share the folder do it once; the control folders stay.
+    """
+    record = work / RUN_ID_FILE
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / f"{RUN_ID_FILE}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if record.is_file() and record.read_text(encoding="utf-8").strip() == run_id:
+            return
+        for path in work.iterdir():
+            if path.name not in KEPT and not path.name.startswith(CONTROL_FOLDER):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        atomic.write_text(record, run_id + "\n")
 
 
 def _fetch(storage: Storage, entry: Entry, output: str, work: Path) -> None:

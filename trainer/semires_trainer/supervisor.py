@@ -23,9 +23,9 @@ from typing import Any
 
 from semires_trainer import __version__, exposition
 from semires_trainer.config import Resolved, SemiRESJob, training_hash
-from semires_trainer.errors import InfrastructureError, RankLost, RanksHung, SemiresError
+from semires_trainer.errors import ConfigError, InfrastructureError, RankLost, RanksHung, SemiresError
 from semires_trainer.fetch import FetchProgress, Places, fetch_inputs, localize
-from semires_trainer.identity import claim_output
+from semires_trainer.identity import claim_output, confirm_output
 from semires_trainer.inputs import local_path
 from semires_trainer.orders import ControlFolder, Orders, attempt_of
 from semires_trainer.outcome import End, encoded, end_of, outcome_json, read_end, worst
@@ -35,7 +35,7 @@ from semires_trainer.proposals.build import build_key
 from semires_trainer.publisher import Publisher
 from semires_trainer.publishing import Publishing
 from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks, is_one_node
-from semires_trainer.restore import restore
+from semires_trainer.restore import begin_anew_unless, restore
 from semires_trainer.serving import Server, serve
 from semires_trainer.sharing import SharedStore
 from semires_trainer.signals import EXIT_CODES, StopRequested
@@ -122,14 +122,18 @@ class Stop:
 
 def supervise(given: Supervision) -> dict[str, Any]:
     """Run a job from beginning to end; returns its outcome, whatever it is. Only bugs raise."""
-    given.work.mkdir(parents=True, exist_ok=True)
     stop = Stop()
+    try:
+        given.control.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"the folder {given.work} can't be made: {error.strerror}"
+        refused = ConfigError(problem, field="spec.output", remedy="Name a folder that can be written to")
+        return outcome_json(attempt_of(given.resolved.name, given.environment), end_of(refused))
     with stop.listening(), locked(given.control) as is_free:
         if not is_free:
-            error = InfrastructureError(
-                f"another run writes to {given.work}", field="spec.output", remedy="Wait for it, or end it"
-            )
-            return outcome_json(attempt_of(given.resolved.name, given.environment), end_of(error))
+            problem = f"another run writes to {given.work}"
+            busy = InfrastructureError(problem, field="spec.output", remedy="Wait for it, or end it")
+            return outcome_json(attempt_of(given.resolved.name, given.environment), end_of(busy))
         given.control.clear()
         return Supervisor(given, stop).run()
 
@@ -137,7 +141,6 @@ def supervise(given: Supervision) -> dict[str, Any]:
 @contextlib.contextmanager
 def locked(control: ControlFolder) -> Iterator[bool]:
     """Whether this process is the only one that works in the folder. The kernel unlocks it when the process ends."""
-    control.path.mkdir(parents=True, exist_ok=True)
     with (control.path / "lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,6 +160,7 @@ class Supervisor:
         self.watch = RunWatch(control=given.control, attempt=self.described())
         self.reporter: Reporter | None = None
         self.server: Server | None = None
+        self.watchdog = Watchdog(stalled_seconds=0, startup_seconds=0)  # until the manifest's limits are read
 
     @property
     def publishing(self) -> Publishing | None:
@@ -194,13 +198,16 @@ class Supervisor:
         """Claim the output, fetch what the job reads, and bring back what it has done already."""
         given = self.given
         record = claim_output(given.storage, self.output, given.resolved, job_uid=self.attempt.job_uid)
+        if not self.is_local:
+            begin_anew_unless(record.run_id, given.work)
+        self.watchdog = watchdog_of(given.job.spec.health_policy, given.environment, now=time.monotonic())
         if is_one_node(given.environment):
             self.claim_ownership()
         self.open_log()
         places = self.fetch()
         store = self.share_store(localize(given.resolved, places))
         if not self.is_local:
-            restore(given.storage, self.output, given.work, control=given.control.path, run_id=record.run_id)
+            restore(given.storage, self.output, given.work)
         orders = Orders(
             job=given.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
             places=dict(places.paths),
@@ -217,6 +224,8 @@ class Supervisor:
         """From here on older attempts publish nothing more."""
         ownership = Ownership(self.given.storage, self.output, self.attempt)
         self.attempt = ownership.claim()
+        # Another manifest may have taken the output between the check and the claim.
+        confirm_output(self.given.storage, self.output, training_hash(self.given.resolved))
         self.watch.attempt = replace(self.watch.attempt, attempt=self.attempt.number)
         publisher = Publisher(
             self.given.storage,
@@ -239,6 +248,8 @@ class Supervisor:
             ranks.ask_to_stop(self.stop.number)  # a signal that came before `stop` knew the ranks
         try:
             verdict = self.stay_with(ranks)
+        except SemiresError as error:
+            verdict = end_of(error)
         finally:
             ranks.kill()
             ranks.finish()
@@ -246,7 +257,7 @@ class Supervisor:
 
     def stay_with(self, ranks: Ranks) -> End | None:
         """Wait for the ranks; an End if they had to be ended."""
-        watchdog = watchdog_of(self.given.job.spec.health_policy, self.given.environment, now=time.monotonic())
+        self.watchdog.moved = time.monotonic()
         stop_until = None
         while ranks.poll() is None:
             time.sleep(LOOK_SECONDS)
@@ -261,19 +272,19 @@ class Supervisor:
                 stop_until = now + SHUTDOWN_SECONDS
             if stop_until is not None and now > stop_until:
                 return self.hung(ranks, now - stop_until + SHUTDOWN_SECONDS)
-            silence = self.silence(watchdog, now)
+            silence = self.silence(now)
             if silence is not None:
                 return self.hung(ranks, silence)
         return None
 
-    def silence(self, watchdog: Watchdog, now: float) -> float | None:
+    def silence(self, now: float) -> float | None:
         """Seconds without progress if they are too many. Only the node with rank 0 can know; when it gives up, the
         ranks of the others lose theirs.
         """
         if not is_one_node(self.given.environment) and not self.given.control.rank(0).is_file():
             return None
         report = read_progress(self.given.control.progress).report
-        return watchdog.look(beat=report.beat if report else -1, started=bool(report and report.started), now=now)
+        return self.watchdog.look(beat=report.beat if report else -1, started=bool(report and report.started), now=now)
 
     def start_publishing(self) -> None:
         """Once: on the node where rank 0 is. Which one that is torchrun decides when there are several."""

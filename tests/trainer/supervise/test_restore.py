@@ -15,7 +15,7 @@ import pytest
 from semires_trainer.checkpoint_folders import fault_of, manifest_text, newest_valid
 from semires_trainer.ledger import Entry
 from semires_trainer.publisher import Publisher
-from semires_trainer.restore import restore
+from semires_trainer.restore import begin_anew_unless, restore
 from semires_trainer.storage import Storage
 from semires_trainer.storage.failures import StorageUnavailable
 
@@ -31,7 +31,8 @@ def here(tmp_path: Path) -> Path:
 @pytest.fixture
 def bring_back(storage: Storage, output: str, here: Path) -> Restore:
     def bring(*, through: Storage = storage, run_id: str = "run-1") -> Entry | None:
-        return restore(through, output, here, control=here / ".run", run_id=run_id)
+        begin_anew_unless(run_id, here)
+        return restore(through, output, here)
 
     return bring
 
@@ -206,12 +207,12 @@ def test_a_work_folder_of_another_life_of_the_output_is_emptied(
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("x")
     if not run_id:
-        (here / ".run" / "run-id").unlink()
+        (here / ".run-id").unlink()
 
     assert bring_back(run_id=run_id or "run-1") is None
 
     left = {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()}
-    assert left == {"proposals/shard-0.bin", ".run/orders.json", ".run/run-id"}
+    assert left == {"proposals/shard-0.bin", ".run/orders.json", ".run-id", ".run-id.lock"}
 
 
 def test_a_work_folder_of_the_same_life_is_kept(bring_back: Restore, outputs: ModuleType, here: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
 
-TESTBED = Path(__file__).parents[2] / "testbed"
 CORE = Path(__file__).parents[1] / "core"
 
 
@@ -73,21 +72,6 @@ class Bucket:
     def read(self, name: str) -> bytes:
         """The content of an object."""
         return self.path(name).read_bytes()
-
-
-@pytest.fixture(scope="session")
-def servers(load_module: Callable[[Path], ModuleType]) -> ModuleType:
-    return load_module(TESTBED / "s3_server.py")
-
-
-@pytest.fixture(scope="session")
-def server(
-    servers: ModuleType, load_module: Callable[[Path], ModuleType], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
-    program = load_module(TESTBED / "go_tools.py").build("versitygw", "github.com/versity/versitygw/cmd/versitygw")
-    running = servers.S3Server(program, tmp_path_factory.mktemp("s3"))
-    yield running
-    running.close()
 
 
 @pytest.fixture
