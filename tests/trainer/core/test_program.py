@@ -89,6 +89,7 @@ def test_a_rank_leaves_its_end_for_the_supervisor(data: Path, output: Path, harn
     orders = Orders(
         job=document,
         places={},
+        store=str(data / "store"),
         work=str(output),
         identity="x",
         stages=("train",),
