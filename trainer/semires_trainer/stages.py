@@ -232,14 +232,17 @@ def train(
         evaluate=lambda: select_by(run, selected, name),
         publish_best=lambda progress: publish(run, selected, name, provenance(run, progress)),
     )
-    with open_keeper(
+    activity = training_of(stage, training, processes=run.world.size)
+    keeper = open_keeper(
         run.checkpoints,
         world=run.world,
         reporter=run.reporter,
         first_step=run.first_step(stage),
         keep_last=training.keep_last,
         milestones=kept_for_good(run),
-    ) as checkpoints:
+    )
+    # Memory errors outside: torch tells of a lost loader process wherever the rank is, also while it ends a write.
+    with memory_errors(activity, run.world), keeper as checkpoints:
         checkpoints.restore(state)
         shell = Shell(
             world=run.world,
@@ -248,8 +251,7 @@ def train(
             checkpoints=checkpoints,
             save_requested=run.save_requested,
         )
-        with memory_errors(training_of(stage, training, processes=run.world.size), run.world):
-            train_stage(plan, state, policy_of(run, stage), shell)
+        train_stage(plan, state, policy_of(run, stage), shell)
 
 
 def policy_of(run: Run, stage: Stage) -> Policy:

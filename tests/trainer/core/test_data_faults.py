@@ -192,7 +192,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_which_goes_on_when_started
         process = multiprocessing.active_children()[0]
         os.kill(process.pid or 0, signal.SIGKILL)
 
-    with pytest.raises(InfrastructureError, match=r"a loader process of rank 0 was lost: .*killed by signal") as end:
+    with pytest.raises(InfrastructureError, match=r"a loader process (of rank 0 )?was lost") as end:
         harness.train(document, stop_when=when(at("train", 1), kill, never))
     harness.train(document)
 

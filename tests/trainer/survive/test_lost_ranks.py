@@ -23,6 +23,11 @@ def outcome_of(output: Path) -> dict[str, Any]:
     return found
 
 
+def states_of(programs: ModuleType, program: Any) -> dict[int, str]:
+    """What /healthz says of the ranks."""
+    return {entry["rank"]: entry["state"] for entry in programs.get(program, "healthz")["ranks"]}
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank(programs: ModuleType, document_of: Document, tmp_path: Path, rank: int) -> None:
     output = tmp_path / "out"
@@ -49,8 +54,7 @@ def test_a_hung_rank(programs: ModuleType, document_of: Document, tmp_path: Path
         pids = [program.rank_pid(each) for each in (0, 1)]
         program.send(f"rank-{rank}", signal.SIGSTOP)
         assert programs.get(program, "progress")["step"] >= 4
-        states = {entry["rank"]: entry["state"] for entry in programs.get(program, "healthz")["ranks"]}
-        assert states[rank] == "T"
+        assert program.wait_for(lambda program: states_of(programs, program)[rank] == "T")
         assert program.end() == INFRASTRUCTURE, program.text()[-4000:]
 
     outcome = outcome_of(output)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from semires_trainer.data.datasets import Sample, StackProposals, collate
-from semires_trainer.errors import SemiresError
+from semires_trainer.errors import InfrastructureError, SemiresError
 
 
 def load_batches(
@@ -35,9 +35,24 @@ def load_batches(
         pin_memory=pin_memory,
         collate_fn=functools.partial(_collate_or_error, stack_proposals=stack_proposals),
     )
-    for batch in loader:
+    for batch in _told(iter(loader)):
         if isinstance(batch, SemiresError):
             raise batch
+        yield batch
+
+
+def _told(batches: Iterator[Any]) -> Iterator[Any]:
+    """`batches`; a connection to a loader process that breaks means that it is gone."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError) as error:
+            raise InfrastructureError(
+                f"a loader process was lost: its connection broke ({type(error).__name__})",
+                remedy="If memory ran out: more memory, or fewer spec.training.workers; start again to go on",
+            ) from error
         yield batch
 
 
