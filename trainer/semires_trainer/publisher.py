@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -204,9 +204,9 @@ class Publisher:
         with self._linked(folder) as linked:
             if linked is None:
                 raise FileNotFoundError(folder)
+            _check_is_whole(folder, linked)
             files, digest = listed_files(linked / MANIFEST), file_sha256(linked / MANIFEST)
             uri = f"{self._output}/{CHECKPOINTS}/step-{number_of(folder):08d}-{digest[:16]}"
-            _check_is_whole(folder, linked, files)
             models, moved = self._send_versions()
             entry = entry_of(linked, uri=uri, models=models, keep_every=self._keep_every)
             moved += sum(self._send_copy(path) for path in self._growing_files())
@@ -358,13 +358,16 @@ def _explained(where: Path) -> Iterator[None]:
         raise explain_os_error(error, where=str(where)) from error
 
 
-def _check_is_whole(folder: Path, linked: Path, files: Iterable[str]) -> None:
-    """ChecksumMismatch if the links lack a file, FileNotFoundError if that is because the folder is going away."""
-    missing = [name for name in (*files, STATE) if not (linked / name).is_file()]
-    if missing and not _are_linked(folder, linked):
+def _check_is_whole(folder: Path, linked: Path) -> None:
+    """ChecksumMismatch if the links are no checkpoint, FileNotFoundError if that is because the folder is going away.
+
+    The content of the files is verified by the upload.
+    """
+    fault = fault_of(linked, with_content=False)
+    if fault is not None and not _are_linked(folder, linked):
         raise FileNotFoundError(folder)
-    if missing:
-        raise ChecksumMismatch(f"{folder / missing[0]} is missing", remedy="It was not published")
+    if fault is not None:
+        raise ChecksumMismatch(fault, remedy="It was not published")
 
 
 def _version_of(folder: Path) -> Version | None:
