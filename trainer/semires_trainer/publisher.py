@@ -28,15 +28,14 @@ from semires_trainer.checkpoint_folders import (
     STATE,
     checkpoints_of,
     fault_of,
-    folder_of,
     number_of,
     read_summary,
 )
-from semires_trainer.errors import InfrastructureError
+from semires_trainer.errors import InfrastructureError, SemiresError, WeightsError
 from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
 from semires_trainer.storage import Storage
 from semires_trainer.storage.digest import is_sha256
-from semires_trainer.storage.failures import ChecksumMismatch, explain_os_error
+from semires_trainer.storage.failures import ChecksumMismatch, NoSuchKey, explain_os_error
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,10 @@ VERSIONS = "versions"
 CHECKPOINTS = "checkpoints"
 GROWING = ("metrics.jsonl", "events")
 """Appended to while it is copied."""
+REPLACING_TRIES, REPLACING_SECONDS = 5, 0.02
+"""Two renames replace a folder; what a killed process left between them is not waited for any longer."""
+Version = tuple[int, int]
+"""Tells a folder from others that have its name before or after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class Publisher:
         self._keep_every = keep_every
         self._is_copy = not _is_same_folder(output, work)
         self._entries, self._etag = read_ledger(storage, self._output)
-        self._damaged: set[Path] = set()
+        self._damaged: set[Version | None] = {None}
         shutil.rmtree(outgoing, ignore_errors=True)  # links of a killed process keep deleted checkpoints on the disk
 
     @property
@@ -97,39 +100,48 @@ class Publisher:
     def publish_newest(self) -> Upload | None:
         """Publish the newest checkpoint of the work folder, else an older one that is kept for good and was overtaken
         while the storage was down; None if there is nothing to do. Damaged ones are passed over, with one warning.
+
+        WeightsError if a model that belongs to it is damaged.
         """
         started = time.monotonic()
-        for folder in self._wanted():
+        while (folder := self._wanted()) is not None:
+            version = _version_of(folder)
             try:
                 with _explained(folder):
                     saved_at = (folder / MANIFEST).stat().st_mtime
                     entry, moved = self._publish_copy(folder) if self._is_copy else (self._verified(folder), 0)
             except FileNotFoundError:
-                if not folder.is_dir() or folder.name.endswith(REPLACED) or (folder / MANIFEST).exists():
+                if not folder.is_dir() or (folder / MANIFEST).exists():
                     return None  # pruned or replaced meanwhile: the next look finds another one
-                self._pass_over(folder, f"it has no {MANIFEST}")
-                continue
+                self._pass_over(folder, version, f"it has no {MANIFEST}")
             except ChecksumMismatch as error:
-                self._pass_over(folder, error.message)
-                continue
-            self._append(entry)
-            if self._is_copy:
-                self._remove_unlisted()
-            return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
+                self._pass_over(folder, version, error.message)
+            else:
+                self._append(entry)
+                if self._is_copy:
+                    self._remove_unlisted()
+                return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
         return None
 
-    def _wanted(self) -> Iterator[Path]:
-        """Checkpoints that the ledger lacks: the newest, where it is damaged those before it; then overtaken ones."""
-        folders = checkpoints_of(self._work / CHECKPOINTS)
-        for folder in reversed(folders):
-            if self._is_listed(folder):
-                break
-            if folder not in self._damaged:
-                yield folder
-        known = {entry.number for entry in self._entries}
-        for folder in folders:
-            if number_of(folder) not in known and folder not in self._damaged and self._is_worth_keeping(folder):
-                yield folder
+    def _wanted(self) -> Path | None:
+        """A checkpoint that the ledger lacks: the newest, else the oldest overtaken one that retention would keep."""
+        every = checkpoints_of(self._work / CHECKPOINTS)
+        folders = [path for path in every if _version_of(path) not in self._damaged]
+        if not folders:
+            return None
+        entries, newest = self._entries_of_this_run(), folders[-1]
+        if not self._is_listed(newest) and all(each.number <= number_of(newest) for each in entries):
+            return newest
+        known = {entry.number for entry in entries}
+        overtaken = {number_of(path): path for path in folders if number_of(path) not in known}
+        candidates = [entry for path in overtaken.values() for entry in self._readable(path)]
+        kept = retained([*entries, *candidates], keep_last=self._keep_last)
+        return next((overtaken[entry.number] for entry in candidates if entry in kept), None)
+
+    def _entries_of_this_run(self) -> tuple[Entry, ...]:
+        """The ledger without what is given up: a run goes back only behind checkpoints that it could not read."""
+        newest = max(map(number_of, checkpoints_of(self._work / CHECKPOINTS)), default=0)
+        return tuple(entry for entry in self._entries if entry.number <= newest)
 
     def _is_listed(self, folder: Path) -> bool:
         """Whether the ledger has just this checkpoint; one that can't be read is not in it."""
@@ -139,17 +151,17 @@ class Publisher:
             return False
         return any(entry.sha256 == digest and entry.number == number_of(folder) for entry in self._entries)
 
-    def _is_worth_keeping(self, folder: Path) -> bool:
-        """Whether retention would keep an older checkpoint beside those in the ledger."""
+    def _readable(self, folder: Path) -> list[Entry]:
+        """What the ledger would say of a checkpoint; nothing if that can't be read: then it isn't worth keeping."""
         try:
-            entry = entry_of(folder, uri=str(folder), models={}, keep_every=self._keep_every)
+            return [entry_of(folder, uri=str(folder), models={}, keep_every=self._keep_every)]
         except (FileNotFoundError, ChecksumMismatch):
-            return False
-        return entry in retained([*self._entries, entry], keep_last=self._keep_last)
+            return []
 
-    def _pass_over(self, folder: Path, problem: str) -> None:
-        self._damaged.add(folder)
-        logger.warning("Checkpoint %s is damaged and not published: %s.", folder, problem)
+    def _pass_over(self, folder: Path, version: Version | None, problem: str) -> None:
+        self._damaged.add(version)
+        if not folder.name.endswith(REPLACED):  # such a folder may just be on its way out
+            logger.warning("Checkpoint %s is damaged and not published: %s.", folder, problem)
 
     def publish_files(self) -> int:
         """Bring everything else to the output: results, models, metrics, pictures; returns the bytes sent."""
@@ -192,6 +204,7 @@ class Publisher:
         with self._linked(folder) as linked:
             if linked is None:
                 raise FileNotFoundError(folder)
+            _check_is_whole(folder, linked)
             files, digest = listed_files(linked / MANIFEST), file_sha256(linked / MANIFEST)
             uri = f"{self._output}/{CHECKPOINTS}/step-{number_of(folder):08d}-{digest[:16]}"
             models, moved = self._send_versions()
@@ -209,15 +222,23 @@ class Publisher:
         for name in MODEL_FOLDERS:
             with self._linked(self._work / name) as folder:
                 if folder is not None:
-                    places[name] = f"{self._output}/{VERSIONS}/{name}-{file_sha256(folder / MODEL_FILE)[:16]}"
+                    digest = file_sha256(folder / MODEL_FILE) if (folder / MODEL_FILE).is_file() else ""
+                    places[name] = f"{self._output}/{VERSIONS}/{name}-{digest[:16]}"
                     moved += self._send_model(folder, places[name])
         return places, moved
 
     def _send_model(self, folder: Path, uri: str) -> int:
-        """Send a model folder, the file with the checksums last."""
-        listed = listed_files(folder / MODEL_FILE)
-        sent = [self._storage.upload(folder / name, f"{uri}/{name}", sha256=digest) for name, digest in listed.items()]
-        sent.append(self._storage.upload(folder / MODEL_FILE, f"{uri}/{MODEL_FILE}"))
+        """Send a model folder, the file with the checksums last; WeightsError if it is damaged."""
+        try:
+            listed = listed_files(folder / MODEL_FILE)
+            sent = [self._storage.upload(folder / name, f"{uri}/{name}", sha256=listed[name]) for name in listed]
+            sent.append(self._storage.upload(folder / MODEL_FILE, f"{uri}/{MODEL_FILE}"))
+        except (FileNotFoundError, NoSuchKey, ChecksumMismatch) as error:
+            problem = error.message if isinstance(error, SemiresError) else str(error)
+            raise WeightsError(
+                f"the model {self._work / folder.name} is damaged ({problem})",
+                remedy=f"Delete {self._work} and start again: the run goes on where its output ends",
+            ) from error
         return sum(transfer.moved for transfer in sent)
 
     def _send_copy(self, path: Path) -> int:
@@ -243,18 +264,17 @@ class Publisher:
         After a failure the links stay too: beside them lies how far an upload has come, and the next one goes on there.
         """
         target = self._outgoing / folder.name
-        found: Path | None = target
-        if not _are_linked(folder, target):
-            shutil.rmtree(target, ignore_errors=True)
+        found = target if _are_linked(folder, target) else _link_files(folder, target)
+        for _ in range(REPLACING_TRIES):
+            if found is not None or not _is_being_replaced(folder):
+                break
+            time.sleep(REPLACING_SECONDS)
             found = _link_files(folder, target)
         yield found
         shutil.rmtree(target, ignore_errors=True)
 
     def _append(self, entry: Entry) -> None:
-        others = tuple(each for each in self._entries if each.number != entry.number)
-        if not any(each.number > entry.number for each in others if self._is_here(each)):
-            # A run goes back only behind checkpoints that it could not read: what is newer is given up.
-            others = tuple(each for each in others if each.number < entry.number)
+        others = tuple(each for each in self._entries_of_this_run() if each.number != entry.number)
         kept = retained([*others, entry], keep_last=self._keep_last) if self._is_copy else self._present(others, entry)
         written = write_ledger(self._storage, self._output, kept, etag=self._etag)
         if written is None:
@@ -270,11 +290,6 @@ class Publisher:
         """In a folder the ranks prune checkpoints themselves: what is still there, and the new one."""
         there = [each for each in others if Path(each.uri).is_dir()]
         return tuple(sorted([*there, entry], key=lambda each: each.number))
-
-    def _is_here(self, entry: Entry) -> bool:
-        """Whether the work folder has this checkpoint too."""
-        folder = folder_of(self._work / CHECKPOINTS, entry.number)
-        return folder not in self._damaged and folder.is_dir() and self._is_listed(folder)
 
     def _remove_unlisted(self) -> None:
         """Delete what no entry names: pruned checkpoints, and parts that a killed attempt left behind.
@@ -343,6 +358,27 @@ def _explained(where: Path) -> Iterator[None]:
         raise explain_os_error(error, where=str(where)) from error
 
 
+def _check_is_whole(folder: Path, linked: Path) -> None:
+    """ChecksumMismatch if the links are no checkpoint, FileNotFoundError if that is because the folder is going away.
+
+    The content of the files is verified by the upload.
+    """
+    fault = fault_of(linked, with_content=False)
+    if fault is not None and not _are_linked(folder, linked):
+        raise FileNotFoundError(folder)
+    if fault is not None:
+        raise ChecksumMismatch(fault, remedy="It was not published")
+
+
+def _version_of(folder: Path) -> Version | None:
+    """None if it is gone."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def _are_linked(folder: Path, target: Path) -> bool:
     """Whether `target` holds links to just the files of `folder`."""
     try:
@@ -355,6 +391,7 @@ def _are_linked(folder: Path, target: Path) -> bool:
 
 def _link_files(folder: Path, target: Path) -> Path | None:
     """Hard links to all files of a folder, of that folder only if another takes its name; None if it vanished."""
+    shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     try:
         source = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -369,6 +406,11 @@ def _link_files(folder: Path, target: Path) -> Path | None:
     finally:
         os.close(source)
     return target if names else None
+
+
+def _is_being_replaced(folder: Path) -> bool:
+    """Whether a folder that could not be linked is about to be there, or there again."""
+    return folder.is_dir() or folder.with_name(folder.name + REPLACED).is_dir()
 
 
 def _files_below(path: Path) -> list[Path]:

@@ -78,8 +78,8 @@ class Publishing:
                     logger.exception("Checkpoints can't be published: this is a bug in semires. Please report it.")
                 self.failure = text
 
-    def publish_newest(self) -> None:
-        """Publish the newest checkpoint if the output lacks it, and count what it took."""
+    def publish_newest(self) -> bool:
+        """Publish one checkpoint that the output lacks, and count what it took; False if there is none."""
         started = time.monotonic()
         try:
             upload = self.publisher.publish_newest()
@@ -90,14 +90,15 @@ class Publishing:
             logger.info("Publishing works again.")
             self.failure = ""
         if upload is None:
-            return
-        last = last_checkpoint(upload.entry)
+            return False
+        last = last_checkpoint(self.publisher.entries[-1])  # the published one may be older
         self.uploads = self.uploads.plus("success", seconds=upload.seconds, num_bytes=upload.moved, last=last)
         self.on_published(upload.saved_at)
         logger.info(
             "Checkpoint of %s step %d is verified in %s (%.1f MB sent in %.1f s).",
             *(upload.entry.stage, upload.entry.step, upload.entry.uri, upload.moved / 1e6, upload.seconds),
         )
+        return True
 
     def _try_to_share(self) -> None:
         """A store that can't be written to costs others the masks, and this run nothing."""
@@ -128,7 +129,8 @@ class Publishing:
             if self.superseded is not None:
                 raise self.superseded
             try:
-                self.publish_newest()
+                if self.publish_newest():
+                    continue  # others may have been overtaken while the storage was down
                 self._try_to_share()
                 last()
                 return

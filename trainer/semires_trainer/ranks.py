@@ -126,8 +126,9 @@ class Ranks:
 
     def kill(self) -> None:
         """End all of them now; returns when they are gone."""
-        pids = [self._process.pid, *(state.pid for state in self.states() if state.is_alive)]
-        for pid in pids:
+        alive = [state.pid for state in self.states() if state.is_alive]
+        self._process.kill()  # does nothing once its end was noticed: its number may be another's by now
+        for pid in alive:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()

@@ -127,15 +127,20 @@ def supervise(given: Supervision) -> dict[str, Any]:
         given.control.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = f"the folder {given.work} can't be made: {error.strerror}"
-        refused = ConfigError(problem, field="spec.output", remedy="Name a folder that can be written to")
-        return outcome_json(attempt_of(given.resolved.name, given.environment), end_of(refused))
+        return refused(given, ConfigError(problem, field="spec.output", remedy="Name a folder that can be written to"))
     with stop.listening(), locked(given.control) as is_free:
         if not is_free:
             problem = f"another run writes to {given.work}"
-            busy = InfrastructureError(problem, field="spec.output", remedy="Wait for it, or end it")
-            return outcome_json(attempt_of(given.resolved.name, given.environment), end_of(busy))
+            return refused(given, InfrastructureError(problem, field="spec.output", remedy="Wait for it, or end it"))
         given.control.clear()
         return Supervisor(given, stop).run()
+
+
+def refused(given: Supervision, error: SemiresError) -> dict[str, Any]:
+    """The outcome of a run that could not begin, left in the termination message too."""
+    outcome = outcome_json(attempt_of(given.resolved.name, given.environment), end_of(error))
+    write_termination_message(outcome, given.environment)
+    return outcome
 
 
 @contextlib.contextmanager

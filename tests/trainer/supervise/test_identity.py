@@ -12,7 +12,7 @@ import pytest
 
 from semires_trainer.config import Resolved, SemiRESJob, resolve, training_hash
 from semires_trainer.errors import ConfigError
-from semires_trainer.identity import RunIdentity, check_output, claim_output
+from semires_trainer.identity import RunIdentity, check_output, claim_output, confirm_output
 from semires_trainer.storage import Storage
 
 MakeJob = Callable[..., SemiRESJob]
@@ -137,3 +137,26 @@ def test_a_run_that_lost_the_race_for_an_empty_output_finds_out(
         claim_output(slow, output, trains(2))
 
     assert record_of(storage, output)["identity"] == training_hash(trains(1))
+
+
+def test_an_output_that_is_still_this_run_s_is_confirmed(storage: Storage, output: str, trains: Trains) -> None:
+    claim_output(storage, output, trains(1))
+
+    confirm_output(storage, output, training_hash(trains(1)))
+
+
+@pytest.mark.parametrize("other", [2, None], ids=["another-run", "emptied"])
+def test_an_output_that_was_taken_since_it_was_claimed_is_not_confirmed(
+    storage: Storage, output: str, trains: Trains, other: int | None
+) -> None:
+    claim_output(storage, output, trains(1))
+    if other is None:
+        storage.delete(f"{output}/run.json")
+    else:
+        claim_output(storage, output, trains(other))
+    found = training_hash(trains(other))[:12] if other else "none"
+
+    with pytest.raises(ConfigError, match=f"holds the run {found}, but this manifest trains") as refused:
+        confirm_output(storage, output, training_hash(trains(1)))
+
+    assert (refused.value.exit_code, refused.value.field) == (2, "spec.output")

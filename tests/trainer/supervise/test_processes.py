@@ -18,6 +18,7 @@ import pytest
 
 from semires_trainer.config import SemiRESJob
 from semires_trainer.orders import ControlFolder
+from semires_trainer.ranks import Ranks, process_state
 
 MakeJob = Callable[..., SemiRESJob]
 Started = subprocess.Popen[str]
@@ -176,3 +177,54 @@ def test_a_port_that_is_taken_ends_the_run_before_it_touches_the_output(
     assert "Traceback" not in messages
     assert not control.orders.exists()
     assert not (control.path.parent / "run.json").exists()
+
+
+@pytest.fixture
+def innocent() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of somebody else."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Ranks:
+    """Ranks without orders, which end at once; their end was noticed."""
+    control = ControlFolder(tmp_path / "control")
+    control.path.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ranks = Ranks(control, "1", environment=environment, on_line=lambda _: None)
+    until(lambda: ranks.poll() is not None, what="the end of the ranks")
+    ranks.finish()
+    return ranks
+
+
+def introduce(ranks: Ranks, number: int, process: subprocess.Popen[bytes], *, later: int = 0) -> None:
+    """The record of a rank whose process has the number of this one, and began `later` ticks before it."""
+    found = process_state(process.pid)
+    assert found is not None
+    record = {"rank": number, "pid": process.pid, "started": found[1] - later}
+    ranks._control.rank(number).write_text(json.dumps(record))
+
+
+def test_a_process_that_has_got_the_number_of_a_rank_is_no_rank(
+    ended: Ranks, innocent: subprocess.Popen[bytes]
+) -> None:
+    introduce(ended, 0, innocent)
+    introduce(ended, 1, innocent, later=1)
+
+    assert [(state.rank, state.state, state.is_alive) for state in ended.states()] == [(0, "S", True), (1, "", False)]
+
+
+def test_only_ranks_are_killed(ended: Ranks, innocent: subprocess.Popen[bytes]) -> None:
+    """The kernel gives the numbers of ended processes to others: here that of a rank and that of torchrun."""
+    introduce(ended, 0, innocent, later=1)
+    ended._process.pid = innocent.pid
+    with subprocess.Popen(["sleep", "600"]) as lost:
+        introduce(ended, 1, lost)
+
+        ended.kill()
+
+        assert lost.wait(SECONDS) == -signal.SIGKILL
+    assert ended.stacks() == {}
+    assert innocent.poll() is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from semires_trainer.errors import SemiresError
+from semires_trainer.errors import SemiresError, WeightsError
 from semires_trainer.publisher import Publisher
 from semires_trainer.storage import Storage
 
@@ -158,50 +157,127 @@ def test_a_mark_of_a_folder_that_a_web_console_made_disturbs_nobody(
     assert publish(make_publisher()) == 5
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_not_published(
-    make_publisher: MakePublisher, outputs: ModuleType, work: Path, bucket_folder: Path, name: str
+def damage(outputs: ModuleType, path: Path, content: str | None) -> None:
+    """Flip a bit, put other content in place, or remove the file (None)."""
+    if content == "flip":
+        outputs.flip_bit(path)
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+
+
+DAMAGE = [
+    pytest.param("student.safetensors", "flip", id="weights"),
+    pytest.param("student.safetensors", None, id="no-weights"),
+    pytest.param("state.json", "flip", id="state"),
+    pytest.param("state.json", None, id="no-state"),
+    pytest.param("manifest.json", None, id="no-manifest"),
+    pytest.param("manifest.json", "{", id="manifest-cut-short"),
+    pytest.param("manifest.json", "[]", id="manifest-is-a-list"),
+    pytest.param("manifest.json", '{"../../x": {"sha256": "0", "bytes": 1}}', id="elsewhere"),
+    pytest.param("manifest.json", '{"x": 1}', id="manifest-without-sums"),
+    pytest.param("manifest.json", "{}", id="empty-manifest"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGE)
+def test_instead_of_a_damaged_checkpoint_the_one_before_it_is_published(
+    make_publisher: MakePublisher,
+    outputs: ModuleType,
+    work: Path,
+    output: str,
+    bucket_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    content: str | None,
 ) -> None:
-    outputs.write_checkpoint(work, 3)
     publisher = make_publisher()
-    publish(publisher)
-    outputs.flip_bit(outputs.write_checkpoint(work, 6) / name)
+    for number in (3, 6, 9):
+        outputs.write_checkpoint(work, number)
+        if number == 3:
+            publish(publisher)
+    damage(outputs, work / "checkpoints" / "step-00000009" / name, content)
 
-    with pytest.raises(SemiresError, match=rf"{name} (is damaged|can't be read)"):
-        publisher.publish_newest()
+    assert [publish(publisher) for _ in range(3)] == [6, None, None]
 
-    assert outputs.numbers(bucket_folder) == [3]
-    assert not any(
-        "00000006" in name
-        for name in os.listdir(bucket_folder / "checkpoints")
-        if (bucket_folder / "checkpoints" / name / "manifest.json").exists()
-    )
+    assert outputs.numbers(bucket_folder) == [3, 6]
+    assert outputs.faults_of(bucket_folder, output) == []
+    assert not list(bucket_folder.glob("checkpoints/step-00000009*/manifest.json"))
+    [warning] = [record for record in caplog.records if record.name == "semires_trainer.publisher"]
+    assert f"Checkpoint {work}/checkpoints/step-00000009 is damaged and not published" in warning.getMessage()
+
+
+def test_a_damaged_checkpoint_that_is_saved_again_is_published(
+    make_publisher: MakePublisher, outputs: ModuleType, work: Path, output: str, bucket_folder: Path
+) -> None:
+    """A run that went back behind it comes to the same step again."""
+    publisher = make_publisher()
+    outputs.flip_bit(outputs.write_checkpoint(work, 6) / "student.safetensors")
+    assert publish(publisher) is None
+    outputs.write_checkpoint(work, 6)
+
+    assert publish(publisher) == 6
+    assert outputs.faults_of(bucket_folder, output) == []
 
 
 @pytest.mark.parametrize(
-    ("path", "content"),
+    ("name", "content"),
     [
-        pytest.param("checkpoints/step-00000006/manifest.json", "{", id="manifest-cut-short"),
-        pytest.param("checkpoints/step-00000006/manifest.json", "[]", id="manifest-is-a-list"),
-        pytest.param(
-            "checkpoints/step-00000006/manifest.json", '{"../../x": {"sha256": "0", "bytes": 1}}', id="elsewhere"
-        ),
-        pytest.param("checkpoints/step-00000006/manifest.json", '{"x": 1}', id="manifest-without-sums"),
-        pytest.param("model/model.json", "", id="empty-model"),
-        pytest.param("model/model.json", '{"sha256": 3}', id="model-without-sums"),
+        pytest.param("model.safetensors", "flip", id="weights"),
+        pytest.param("vocab.txt", None, id="no-vocabulary"),
+        pytest.param("model.json", None, id="no-list"),
+        pytest.param("model.json", "", id="empty-list"),
+        pytest.param("model.json", '{"sha256": 3}', id="list-without-sums"),
     ],
 )
-def test_a_damaged_list_of_files_is_named(
-    make_publisher: MakePublisher, outputs: ModuleType, work: Path, bucket_folder: Path, path: str, content: str
+def test_a_damaged_model_is_named_and_no_checkpoint_is_blamed(
+    make_publisher: MakePublisher,
+    outputs: ModuleType,
+    work: Path,
+    output: str,
+    bucket_folder: Path,
+    name: str,
+    content: str | None,
 ) -> None:
     outputs.write_checkpoint(work, 6)
-    outputs.write_model(work, "model")
-    (work / path).write_text(content)
-
-    with pytest.raises(SemiresError, match=f"{Path(path).name} is no list of files"):
-        make_publisher().publish_newest()
-
+    damage(outputs, outputs.write_model(work, "model") / name, content)
+    publisher = make_publisher()
+    for publish_it in (publisher.publish_newest, publisher.publish_files):
+        with pytest.raises(WeightsError, match=rf"the model {work}/model is damaged \(.*{name}"):
+            publish_it()
     assert outputs.numbers(bucket_folder) == []
+    outputs.write_model(work, "model", content=1)
+
+    assert publish(publisher) == 6
+    assert outputs.faults_of(bucket_folder, output) == []
+
+
+def test_of_overtaken_checkpoints_those_are_published_that_would_have_been_kept(
+    make_publisher: MakePublisher, outputs: ModuleType, work: Path, output: str, bucket_folder: Path
+) -> None:
+    """As in the test of retention, but the storage was down until the last of them was there."""
+    for number, oiou in ((4, 10.0), (5, 30.0), (6, 20.0), (7, 25.0), (9, None)):
+        outputs.write_checkpoint(work, number, oiou=oiou)
+    publisher = make_publisher(keep_every=4)
+
+    assert [publish(publisher) for _ in range(5)] == [9, 4, 5, 7, None]
+
+    assert outputs.numbers(bucket_folder) == [4, 5, 7, 9]
+    assert outputs.faults_of(bucket_folder, output) == []
+    assert [entry.number for entry in publisher.entries] == [4, 5, 7, 9]
+
+
+def test_a_damaged_checkpoint_takes_no_overtaken_one_s_place(
+    make_publisher: MakePublisher, outputs: ModuleType, work: Path, bucket_folder: Path
+) -> None:
+    for number in (3, 6, 9):
+        outputs.write_checkpoint(work, number)
+    outputs.flip_bit(work / "checkpoints" / "step-00000006" / "optimizer.safetensors")
+    publisher = make_publisher()
+
+    assert [publish(publisher) for _ in range(3)] == [9, 3, None]
+    assert outputs.numbers(bucket_folder) == [3, 9]
 
 
 def test_the_rest_is_published_at_the_end(
@@ -291,12 +367,11 @@ class TestAnOutputThatIsTheWorkFolder:
         self, make_publisher: MakePublisher, outputs: ModuleType, work: Path, form: str
     ) -> None:
         publisher = make_publisher(to=form.format(work))
+        outputs.write_checkpoint(work, 3)
         outputs.flip_bit(outputs.write_checkpoint(work, 6) / "student.safetensors")
 
-        with pytest.raises(SemiresError, match=r"newest checkpoint is damaged: .*student.safetensors does not have"):
-            publisher.publish_newest()
-
-        assert outputs.numbers(work) == []
+        assert [publish(publisher) for _ in range(2)] == [3, None]
+        assert outputs.numbers(work) == [3]
 
     def test_a_checkpoint_that_was_passed_over_is_no_longer_listed(
         self, make_publisher: MakePublisher, outputs: ModuleType, work: Path, form: str

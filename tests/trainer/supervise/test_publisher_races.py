@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from semires_trainer.errors import SemiresError
 from semires_trainer.ownership import Superseded
 from semires_trainer.publisher import Publisher
 from semires_trainer.storage import Storage
+from semires_trainer.storage.failures import StorageUnavailable
+from semires_trainer.storage.settings import MIB
 
 MakePublisher = Callable[..., Publisher]
 
@@ -219,6 +222,128 @@ def test_after_a_damaged_checkpoint_was_passed_over_the_new_ones_count(
 
     assert outputs.numbers(bucket_folder) == [12]
     assert publisher.entries[-1].number == 12
+    assert outputs.faults_of(bucket_folder, output) == []
+
+
+def test_what_the_output_has_is_not_given_up_for_an_older_one_because_its_copy_here_is_damaged(
+    make_publisher: MakePublisher, outputs: ModuleType, work: Path, output: str, bucket_folder: Path
+) -> None:
+    publisher = make_publisher()
+    outputs.write_checkpoint(work, 9)
+    publish(publisher)
+    outputs.write_checkpoint(work, 6)
+    outputs.flip_bit(outputs.write_checkpoint(work, 9, content=1) / "student.safetensors")
+
+    assert [publish(publisher) for _ in range(2)] == [6, None]
+    assert outputs.numbers(bucket_folder) == [6, 9]
+    assert outputs.faults_of(bucket_folder, output) == []
+
+
+def test_what_is_pruned_while_an_overtaken_checkpoint_is_sent_stays_in_the_ledger(
+    make_publisher: MakePublisher, outputs: ModuleType, work: Path, output: str, bucket_folder: Path
+) -> None:
+    """The ranks go on meanwhile: none of the newer checkpoints in the ledger is in the work folder any more."""
+    outputs.write_checkpoint(work, 3, oiou=50.0)
+    outputs.write_checkpoint(work, 6)
+
+    def go_on() -> None:
+        if outputs.numbers(bucket_folder) == [6] and (work / "checkpoints" / "step-00000006").exists():
+            outputs.write_checkpoint(work, 9)
+            outputs.prune(work, 6)
+
+    publisher = make_publisher(confirm=go_on)
+
+    assert [publish(publisher) for _ in range(2)] == [6, 3]
+    assert outputs.numbers(bucket_folder) == [3, 6]
+    assert publish(publisher) == 9
+    assert outputs.faults_of(bucket_folder, output) == []
+
+
+@pytest.fixture
+def cut_off(
+    make_publisher: MakePublisher,
+    make_storage: Callable[..., Storage],
+    make_proxy: Callable[..., Any],
+    faults: ModuleType,
+    outputs: ModuleType,
+    work: Path,
+) -> tuple[Publisher, Any]:
+    """A publisher, cut off after the first of three parts of student.safetensors, and its proxy."""
+    proxy = make_proxy()
+    through = make_storage(endpoint_url=proxy.url, upload_part_bytes=5 * MIB, transfers=1)
+    publisher = make_publisher(through=through)
+    outputs.write_checkpoint(work, 6, size=11 * MIB)
+    proxy.decide = lambda request: faults.RESET_REQUEST if request.moves_content and proxy.parts() else None
+    with pytest.raises(StorageUnavailable):
+        publisher.publish_newest()
+    proxy.decide = lambda _: None
+    assert len(proxy.parts()) == 1
+    proxy.forget()
+    return publisher, proxy
+
+
+def test_a_checkpoint_that_was_cut_off_goes_on_with_the_parts_that_are_missing(
+    cut_off: tuple[Publisher, Any], outputs: ModuleType, work: Path, output: str, bucket_folder: Path
+) -> None:
+    publisher, proxy = cut_off
+
+    upload = publisher.publish_newest()
+
+    assert upload is not None
+    sent = [re.findall(r"(student|optimizer).*partNumber=(\d)", part.request.path)[0] for part in proxy.parts()]
+    student, optimizer = ([number for name, number in sent if name == which] for which in ("student", "optimizer"))
+    assert (student, optimizer) == (["2", "3"], ["1", "2", "3"])
+    assert 17 * MIB <= upload.moved < 18 * MIB
+    assert outputs.faults_of(bucket_folder, output) == []
+    assert not list((work / ".run" / "outgoing").glob("step-*"))
+
+
+def test_what_was_cut_off_and_overtaken_takes_no_room(
+    cut_off: tuple[Publisher, Any], outputs: ModuleType, work: Path
+) -> None:
+    publisher, _ = cut_off
+    assert [path.name for path in (work / ".run" / "outgoing").glob("step-*")] == ["step-00000006"]
+    outputs.write_checkpoint(work, 9)
+    outputs.prune(work, 6)
+
+    assert publish(publisher) == 9
+    assert not list((work / ".run" / "outgoing").glob("step-*"))
+
+
+def test_a_checkpoint_that_was_cut_off_and_saved_again_is_sent_from_its_beginning(
+    cut_off: tuple[Publisher, Any], outputs: ModuleType, work: Path, output: str, bucket_folder: Path
+) -> None:
+    publisher, proxy = cut_off
+    outputs.write_checkpoint(work, 6, size=11 * MIB, content=1)
+
+    assert publish(publisher) == 6
+    assert len(proxy.parts()) == 6
+    assert outputs.faults_of(bucket_folder, output) == []
+
+
+def test_a_model_that_is_replaced_while_it_is_linked_is_not_left_out(
+    make_publisher: MakePublisher,
+    outputs: ModuleType,
+    work: Path,
+    output: str,
+    bucket_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The checkpoint could not go on without it."""
+    outputs.write_checkpoint(work, 6)
+    outputs.write_model(work, "model")
+    link, replaced = os.link, []
+
+    def link_late(name: str, target: Path, **more: Any) -> None:
+        link(name, target, **more)
+        if "model" in str(target) and not replaced:
+            replaced.append(outputs.write_model(work, "model", content=1))
+
+    monkeypatch.setattr(os, "link", link_late)
+
+    assert publish(make_publisher()) == 6
+    assert replaced
+    assert [list(entry["models"]) for entry in outputs.ledger(bucket_folder)] == [["model"]]
     assert outputs.faults_of(bucket_folder, output) == []
 
 

@@ -18,7 +18,7 @@ from semires_trainer.ownership import Superseded
 from semires_trainer.publisher import Publisher
 from semires_trainer.publishing import Publishing
 from semires_trainer.storage import Storage
-from semires_trainer.storage.failures import StorageUnavailable
+from semires_trainer.storage.failures import AccessDenied, StorageUnavailable
 
 MakePublisher = Callable[..., Publisher]
 MakePublishing = Callable[..., Publishing]
@@ -128,8 +128,8 @@ def test_a_storage_that_is_down_delays_nobody_and_is_caught_up_with(
     until(lambda: successes(running) == 1)
 
     proxy.decide = lambda _: faults.RESET_REQUEST
-    for number in (6, 9, 12):
-        outputs.write_checkpoint(work, number)
+    for number, oiou in ((6, 50.0), (9, None), (12, None)):
+        outputs.write_checkpoint(work, number, oiou=oiou)
         failures = running.uploads.tallies["failure"].count
         until(lambda failures=failures: running.uploads.tallies["failure"].count > failures)
     told = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -145,8 +145,26 @@ def test_a_storage_that_is_down_delays_nobody_and_is_caught_up_with(
     assert finish(running) == ["the rest"]
     assert running.failure == ""
     assert "Publishing works again." in caplog.messages
-    assert outputs.numbers(bucket_folder) == [3, 12]
+    assert outputs.numbers(bucket_folder) == [6, 9, 12]
     assert outputs.faults_of(bucket_folder, output) == []
+    assert running.uploads.last is not None
+    assert running.uploads.last.step == 12
+
+
+def test_at_the_end_what_was_overtaken_is_published_before_the_rest(
+    make_publishing: MakePublishing, outputs: ModuleType, work: Path, bucket_folder: Path
+) -> None:
+    running = make_publishing(keep_last=1)
+    for number, oiou in ((3, 50.0), (6, 40.0), (9, None)):
+        outputs.write_checkpoint(work, number, oiou=oiou)
+    found: list[list[int]] = []
+
+    running.finish(lambda: found.append(outputs.numbers(bucket_folder)), patience_seconds=0.0, is_aborted=lambda: False)
+
+    assert found == [[3, 9]]
+    assert successes(running) == 2
+    assert running.uploads.last is not None
+    assert running.uploads.last.step == 9
 
 
 def test_at_the_end_a_storage_that_is_down_is_waited_for(
@@ -289,7 +307,7 @@ def test_denied_access_is_told_while_training_goes_on_and_ends_the_run_with_5(
     assert (denied.value.reason, denied.value.exit_code) == ("AccessDenied", 5)
 
 
-def test_a_damaged_checkpoint_is_told_and_the_next_one_published(
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_with_its_results_and_the_one_before(
     make_publishing: MakePublishing,
     outputs: ModuleType,
     work: Path,
@@ -297,15 +315,61 @@ def test_a_damaged_checkpoint_is_told_and_the_next_one_published(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = make_publishing()
+    outputs.write_checkpoint(work, 3)
+    outputs.flip_bit(outputs.write_checkpoint(work, 6) / "student.safetensors")
+    running.start()
+    until(lambda: successes(running) == 1)
+
+    assert finish(running) == ["the rest"]
+
+    assert outputs.numbers(bucket_folder) == [3]
+    assert running.failure == ""
+    assert running.uploads.tallies["failure"].count == 0
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "step-00000006 is damaged and not published" in warning
+
+
+def test_after_a_damaged_checkpoint_the_next_one_is_published(
+    make_publishing: MakePublishing, outputs: ModuleType, work: Path, bucket_folder: Path
+) -> None:
+    running = make_publishing()
     outputs.flip_bit(outputs.write_checkpoint(work, 3) / "student.safetensors")
     running.start()
-    until(lambda: running.failure)
-    assert "ChecksumMismatch" in running.failure
     outputs.write_checkpoint(work, 6)
     until(lambda: successes(running) == 1)
 
     assert finish(running) == ["the rest"]
     assert outputs.numbers(bucket_folder) == [6]
+
+
+def test_what_cannot_be_shared_stops_no_checkpoint(
+    make_publishing: MakePublishing,
+    outputs: ModuleType,
+    work: Path,
+    bucket_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries: list[int] = []
+
+    def share() -> None:
+        tries.append(successes(running))
+        raise AccessDenied(f"access to s3://store/{min(len(tries), 2)} is denied")
+
+    running = make_publishing()
+    running.share = share
+    outputs.write_checkpoint(work, 3)
+    running.start()
+    until(lambda: len(tries) >= 4)
+    outputs.write_checkpoint(work, 6)
+
+    assert finish(running) == ["the rest"]
+
+    assert tries[0] == 1  # checkpoints first
+    assert outputs.numbers(bucket_folder) == [3, 6]
+    assert running.failure == ""
+    assert running.uploads.tallies["failure"].count == 0
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [f"s3://store/{number} is denied" in text for number, text in enumerate(told, start=1)] == [True, True]
 
 
 def test_a_bug_is_told_at_once_and_met_again_at_the_end(caplog: pytest.LogCaptureFixture) -> None:

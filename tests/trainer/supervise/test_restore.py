@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,7 +84,7 @@ def test_an_empty_work_folder_gets_all_that_the_newest_checkpoint_needs(
     assert (here / "metrics.jsonl").read_bytes() == (work / "metrics.jsonl").read_bytes()
     assert (here / "results.json").read_text() == "{}"
     assert [path.name for path in (here / "checkpoints").iterdir()] == ["step-00000006"]
-    assert sorted(path.name for path in here.iterdir() if path.name.startswith(".")) == [".run"]
+    assert sorted(path.name for path in here.iterdir() if path.name.startswith(".")) == [".run-id", ".run-id.lock"]
 
 
 def test_what_was_brought_back_is_not_published_again(
@@ -152,7 +154,7 @@ def test_if_all_checkpoints_are_damaged_the_run_begins_anew(
 
 def test_an_output_without_checkpoints_gives_none(bring_back: Restore, here: Path) -> None:
     assert bring_back() is None
-    assert [path.name for path in here.iterdir()] == [".run"]
+    assert sorted(path.name for path in here.iterdir()) == [".run-id", ".run-id.lock"]
 
 
 @pytest.mark.parametrize("number", [6, 9], ids=["level", "ahead"])
@@ -201,9 +203,10 @@ def test_a_work_folder_of_another_life_of_the_output_is_emptied(
 ) -> None:
     """Proposals are worth keeping: they depend on pictures alone."""
     bring_back(run_id="run-1")
+    kept = ("proposals/shard-0.bin", ".run/orders.json", ".run-node-1/orders.json")
     outputs.write_checkpoint(here, 9)
     outputs.write_model(here, "model")
-    for name in ("metrics.jsonl", "proposals/shard-0.bin", ".run/orders.json", ".burn-in.tmp/x"):
+    for name in ("metrics.jsonl", *kept, ".burn-in.tmp/x"):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("x")
     if not run_id:
@@ -212,7 +215,25 @@ def test_a_work_folder_of_another_life_of_the_output_is_emptied(
     assert bring_back(run_id=run_id or "run-1") is None
 
     left = {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()}
-    assert left == {"proposals/shard-0.bin", ".run/orders.json", ".run-id", ".run-id.lock"}
+    assert left == {*kept, ".run-id", ".run-id.lock"}
+
+
+def test_nodes_that_share_a_work_folder_empty_it_once(outputs: ModuleType, here: Path) -> None:
+    """What one of them has begun to write stays."""
+    outputs.write_checkpoint(here, 9)
+    nodes = range(8)
+    together = threading.Barrier(len(nodes))
+
+    def begin(node: int) -> None:
+        together.wait()
+        begin_anew_unless("run-2", here)
+        (here / f"node-{node}").write_text("x")
+
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        list(pool.map(begin, nodes))
+
+    assert {path.name for path in here.iterdir()} == {*(f"node-{node}" for node in nodes), ".run-id", ".run-id.lock"}
+    assert (here / ".run-id").read_text() == "run-2\n"
 
 
 def test_a_work_folder_of_the_same_life_is_kept(bring_back: Restore, outputs: ModuleType, here: Path) -> None:

@@ -1,0 +1,103 @@
+"""Runs that end before they begin: an output that is no folder, or that another manifest has just taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from semires_trainer import launch, pod
+from semires_trainer.config import SemiRESJob, resolve, training_hash
+from semires_trainer.identity import claim_output
+from semires_trainer.orders import ControlFolder
+from semires_trainer.storage import Storage
+from semires_trainer.supervisor import locked
+
+MakeJob = Callable[..., SemiRESJob]
+
+
+@pytest.fixture(params=["out", "out/run"], ids=["itself", "above-it"])
+def no_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An output where a file is."""
+    (tmp_path / "out").write_text("a file")
+    return tmp_path / str(request.param)
+
+
+def test_an_output_that_is_a_file_ends_the_run_with_2_and_stays(job: MakeJob, no_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(launch.RunFailed, match=f"spec.output: the folder {no_folder} can't be made: .*Name") as failed:
+        launch.run(job(output=str(no_folder)))
+
+    assert failed.value.exit_code == 2
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def run_pod(job: SemiRESJob, tmp_path: Path) -> dict[str, Any]:
+    """The termination message of a pod that runs a job."""
+    document, message = job.model_dump_json(by_alias=True, exclude_unset=True), tmp_path / "termination"
+    environment = {
+        "SEMIRES_DOCUMENT": document,
+        "SEMIRES_DOCUMENT_SHA256": hashlib.sha256(document.encode()).hexdigest(),
+        "SEMIRES_TERMINATION_LOG": str(message),
+        "SEMIRES_PORT": "0",
+    }
+    code = pod.main(environment)
+    outcome: dict[str, Any] = json.loads(message.read_bytes())
+    assert outcome["exitCode"] == code
+    return outcome
+
+
+def test_a_pod_tells_that_its_output_is_a_file(job: MakeJob, no_folder: Path, tmp_path: Path) -> None:
+    outcome = run_pod(job(output=str(no_folder)), tmp_path)
+
+    assert outcome["exitCode"] == 2
+    assert outcome["error"]["field"] == "spec.output"
+    assert "can't be made" in outcome["error"]["message"]
+
+
+def test_a_pod_tells_that_another_run_writes_to_its_output(job: MakeJob, tmp_path: Path) -> None:
+    control = ControlFolder(tmp_path / "out" / ".run")
+    control.path.mkdir(parents=True)
+    with locked(control):
+        outcome = run_pod(job(output=str(tmp_path / "out")), tmp_path)
+
+    assert outcome["exitCode"] == 150
+    assert "another run writes to" in outcome["error"]["message"]
+
+
+def test_an_output_that_another_manifest_takes_between_check_and_claim_is_left_to_it(
+    job: MakeJob,
+    storage: Storage,
+    make_proxy: Callable[..., Any],
+    credentials: Path,
+    servers: ModuleType,
+    output: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is trained there yet, so a record may be replaced."""
+    other = resolve(job(output=output, seed=2))
+
+    def overtake(request: Any) -> None:
+        if request.method == "PUT" and request.path.endswith("/owner.json"):
+            claim_output(storage, output, other)
+
+    environment = {
+        "SEMIRES_ENDPOINT_URL": make_proxy(overtake).url,
+        "SEMIRES_ENDPOINT_REGION": servers.REGION,
+        "SEMIRES_CREDENTIALS": str(credentials),
+        "SEMIRES_CACHE": str(tmp_path / "cache"),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(launch.RunFailed, match=f"holds the run {training_hash(other)[:12]}") as failed:
+        launch.run(job(output=output, seed=1))
+
+    assert failed.value.exit_code == 2
+    assert json.loads(storage.read_bytes(f"{output}/run.json").data)["identity"] == training_hash(other)
+    assert {stat.uri.rpartition("/")[2] for stat in storage.list(output)} == {"run.json", "owner.json"}
