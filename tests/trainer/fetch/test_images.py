@@ -231,7 +231,7 @@ def test_of_a_zip_only_the_ranges_of_its_members_are_fetched(
 def test_a_tar_is_read_no_further_than_its_last_image_that_is_needed(
     bucket: Bucket, watched: Watched, make_job: Jobs
 ) -> None:
-    archive = tar_of(EVERYTHING) + bytes(20 * PART_BYTES)
+    archive = tar_of(EVERYTHING) + bytes(12 * PART_BYTES)
 
     places = watched.fetch(make_job(dataset__images=bucket.put("x.tar", archive)))
 

@@ -21,6 +21,7 @@ import pytest
 
 from semires_trainer.config import Resolved
 from semires_trainer.fetch import Places, fetch_inputs
+from semires_trainer.fetch.tar import PART_BYTES
 from semires_trainer.signals import StopRequested
 from semires_trainer.storage import Storage, StorageSettings
 
@@ -112,7 +113,7 @@ def test_a_killed_fetch_of_images_goes_on_with_those_that_are_missing(
 def test_a_killed_fetch_of_a_tar_is_completed(
     bucket: Bucket, watched: Watched, make_job: Jobs, settings: Settings, faults: ModuleType
 ) -> None:
-    between = {"between.bin": bytes(3 * 2**20)}  # more than one part
+    between = {"between.bin": bytes(2 * PART_BYTES)}  # more than one part
     archive = tar_of([*USED[:4], "between.bin", *USED[4:]], contents=between)
     resolved = make_job(dataset__images=bucket.put("x.tar", archive))
     watched.proxy.decide = gate = faults.Gate(2, is_content)

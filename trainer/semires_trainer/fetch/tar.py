@@ -15,7 +15,7 @@ from semires_trainer.errors import DataError
 from semires_trainer.storage import RangedFile
 from semires_trainer.storage.results import OnBytes
 
-PART_BYTES = 2 * 2**20
+PART_BYTES = 4 * 2**20
 PARTS_AHEAD = 6
 """Requests in flight: one connection alone is slower than a service can send."""
 _BUFFER_BYTES = 2**20
