@@ -29,8 +29,8 @@ quickstart: $(ENV) ## Train SemiRES on the synthetic benchmark on the CPU, in mi
 test: $(ENV) ## Run all tests but the long ones
 	$(PYTEST) -m "not long" $(SPREAD)
 
-test-long: $(ENV) ## Run the tests that take minutes
-	$(PYTEST) -m long
+test-long: $(ENV) ## Run the tests that take minutes: about an hour
+	$(PYTEST) -m long $(SPREAD) --durations=0 --durations-min=20
 
 benchmark: $(ENV) ## Measure speed and memory against peers, in one run
 	$(BIN)/python -m benchmarks
