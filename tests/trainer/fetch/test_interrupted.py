@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 
 from semires_trainer.config import Resolved
 from semires_trainer.fetch import Places, fetch_inputs
+from semires_trainer.fetch.cache import parse_journal
 from semires_trainer.fetch.tar import PART_BYTES
 from semires_trainer.signals import StopRequested
 from semires_trainer.storage import Storage, StorageSettings
@@ -125,6 +127,40 @@ def test_a_killed_fetch_of_a_tar_is_completed(
 
     assert (places.found_files, places.fetched_files) == (4, 4)
     assert fetched_images(places) == originals(USED)
+
+
+@pytest.mark.long
+def test_killed_at_any_instant_what_the_journal_lists_is_right(
+    bucket: Bucket, watched: Watched, make_job: Jobs, settings: Settings, tmp_path: Path
+) -> None:
+    """24 kills within the second and a half that a fetch of three kinds of input takes."""
+    for name in ("model.json", "model.safetensors", *(f"{number}.txt" for number in range(100))):
+        bucket.put(f"model/{name}", image_bytes(name, size=30_000))
+    sources = [bucket.put_images(), bucket.put("x.zip", zip_of(EVERYTHING)), bucket.put("x.tgz", tar_of(EVERYTHING))]
+    jobs = [make_job(dataset__images=uri, model__initFrom=f"{bucket.uri}/model") for uri in sources]
+    moments = random.Random(0)
+    wrong = []
+    for number in range(24):
+        cache = tmp_path / f"cache{number % 4}"
+        with started(settings(), jobs[number % 3], cache) as process, contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=moments.uniform(1.0, 2.5))
+        for journal in cache.glob("*/.*.journal"):
+            folder = journal.with_name(journal.name[1:].removesuffix(".journal"))
+            names = parse_journal(journal.read_bytes()) if folder.is_dir() else ()  # a complete folder has moved
+            wrong += [name for name in names if not is_right(folder / name)]
+        for folder in cache.glob("folders/[!.]*"):
+            wrong += [folder.name] if len(list(folder.iterdir())) != 102 else []
+
+    for number in range(4):
+        for job in jobs:
+            places = fetch_inputs(job, watched.storage, tmp_path / f"cache{number}", should_stop=lambda: False)
+            assert fetched_images(places) == originals(USED)
+            assert len(list(Path(places.paths["spec.model.initFrom"]).iterdir())) == 102
+    assert wrong == []
+
+
+def is_right(path: Path) -> bool:
+    return path.read_bytes() == image_bytes(path.name, size=3000 if path.suffix == ".jpg" else 30_000)
 
 
 def test_a_folder_is_never_seen_half_fetched(
