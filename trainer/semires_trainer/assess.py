@@ -13,6 +13,7 @@ from semires_trainer.data.tokenizer import Tokenizer
 from semires_trainer.distributed import World, joined_world
 from semires_trainer.evaluate import evaluate
 from semires_trainer.exhaustion import EVALUATION, memory_errors
+from semires_trainer.inputs import check_local_dataset
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import Materials, check_images
 from semires_trainer.models.build import vocabulary_path
@@ -31,9 +32,11 @@ def evaluate_folder(resolved: Resolved, checkpoint: Path) -> Results:
     Image size, sentence length and vocabulary are the model's own; what `resolved` says of them is not read.
 
     Raises:
+        ConfigError: the data set is not local.
         WeightsError: no model folder, or damaged.
         DataError: a split without refs, a missing image, a damaged file.
     """
+    check_local_dataset(resolved)
     model, info = load_model(checkpoint)
     with (
         joined_world(device=resolved.training.device, deterministic=resolved.training.deterministic) as world,

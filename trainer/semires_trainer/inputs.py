@@ -48,12 +48,24 @@ def missing_inputs(resolved: Resolved) -> list[SemiresError]:
 
 
 def local_path(output: str) -> Path:
-    """The output folder; ConfigError for a storage service, which this version cannot write to."""
+    """A folder as a path; ConfigError for a storage service, which only a supervised run reaches."""
     path = output.removeprefix("file://")
     if "://" in path:
         raise ConfigError(
-            f"results can only be written to a local folder, got {output}",
+            f"a local folder is needed here, got {output}",
             field="spec.output",
-            remedy="Give a path, for example runs/my-job",
+            remedy="Give a path, for example --output runs/my-job",
         )
     return Path(path).expanduser()
+
+
+def check_local_dataset(resolved: Resolved) -> None:
+    """ConfigError if the data set lies on a storage service: only a run fetches it."""
+    section = resolved.dataset
+    for field, uri in (("annotations", section.annotations), ("images", section.images)):
+        if uri.startswith(REMOTE):
+            raise ConfigError(
+                f"{uri} is fetched by `semires run` only",
+                field=f"spec.dataset.{field}",
+                remedy=f"Give a local copy: --set dataset.{field}=FOLDER. A run leaves its figures in results.json",
+            )

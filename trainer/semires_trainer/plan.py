@@ -105,6 +105,8 @@ class Plan:
     resume: ResumePlan | None
     downloads: tuple[str, ...]
     """Sources that are fetched when the run starts."""
+    unknown: tuple[str, ...]
+    """What lies on s3:// and is known only when the run starts."""
     problems: tuple[str, ...]
     """What would stop the run, one line each."""
     exit_code: int
@@ -136,22 +138,24 @@ def build_plan(resolved: Resolved, *, processes: int = 1) -> Plan:
 
     Reads annotations, hashes images, counts parameters on the meta device; loads no weight, writes nothing.
     """
-    problems = _Problems()
+    problems, unknown = _Problems(), _on_s3(resolved)
     dataset = split = data = stages = proposals = memory = resume = None
-    with problems:
-        dataset = load_dataset(resolved.dataset)
-        split = _split(dataset, resolved)
-        data = _plan_dataset(dataset, split, resolved)
+    if "data set" not in unknown:
+        with problems:
+            dataset = load_dataset(resolved.dataset)
+            split = _split(dataset, resolved)
+            data = _plan_dataset(dataset, split, resolved)
     if data is not None:
         with problems:
             stages = _plan_stages(resolved, data, processes=processes)
-    if dataset is not None and split is not None:
+    if dataset is not None and split is not None and "proposals" not in unknown:
         with problems:
             proposals = _plan_proposals(dataset, split, resolved)
     with problems:
         memory = estimate_memory(resolved, processes=processes)
-    with problems:
-        resume = _find_resume(resolved)
+    if "checkpoint" not in unknown:
+        with problems:
+            resume = _find_resume(resolved)
     problems.found += missing_inputs(resolved)
     lines = dict.fromkeys(str(error) for error in problems.found)
     return Plan(
@@ -167,9 +171,22 @@ def build_plan(resolved: Resolved, *, processes: int = 1) -> Plan:
         proposals=proposals,
         resume=resume,
         downloads=tuple(uri for _, uri in input_uris(resolved) if uri.startswith(REMOTE)),
+        unknown=unknown,
         problems=tuple(lines),
         exit_code=problems.found[0].exit_code if problems.found else 0,
     )
+
+
+def _on_s3(resolved: Resolved) -> tuple[str, ...]:
+    """What can't be looked at here: nothing is fetched for a plan."""
+    section = resolved.dataset
+    proposed_from = (section.images, resolved.proposals.store)
+    sources = {
+        "data set": (section.annotations, section.labeled_image_ids_file or ""),
+        "proposals": (section.annotations, *proposed_from),
+        "checkpoint": (resolved.output,),
+    }
+    return tuple(name for name, uris in sources.items() if any(uri.startswith("s3://") for uri in uris))
 
 
 def _split(dataset: Dataset, resolved: Resolved) -> LabeledSplit:

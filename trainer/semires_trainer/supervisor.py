@@ -26,7 +26,7 @@ from semires_trainer.config import Resolved, SemiRESJob, training_hash
 from semires_trainer.errors import ConfigError, InfrastructureError, RankLost, RanksHung, SemiresError
 from semires_trainer.fetch import FetchProgress, Places, fetch_inputs, localize
 from semires_trainer.identity import claim_output, confirm_output
-from semires_trainer.inputs import local_path
+from semires_trainer.inputs import local_path, missing_inputs
 from semires_trainer.orders import ControlFolder, Orders, attempt_of
 from semires_trainer.outcome import End, encoded, end_of, outcome_json, read_end, worst
 from semires_trainer.ownership import Ownership
@@ -210,7 +210,10 @@ class Supervisor:
             self.claim_ownership()
         self.open_log()
         places = self.fetch()
-        store = self.share_store(localize(given.resolved, places))
+        located = localize(given.resolved, places)
+        for error in missing_inputs(located):
+            raise error  # the ranks would find it too, seconds later
+        store = self.share_store(located)
         if not self.is_local:
             restore(given.storage, self.output, given.work)
         orders = Orders(

@@ -136,3 +136,16 @@ def test_a_pickle_that_calls_code_is_refused(semires, tmp_path: Path) -> None:
 
 def test_proposals_are_converted_from_files_only(semires, job: Path) -> None:
     check_one_line(semires("convert", "proposals", job), 2, "Felzenszwalb", "Precomputed")
+
+
+def test_evaluate_says_that_it_fetches_nothing(semires, job: Path, tmp_path: Path) -> None:
+    far = ("--set", "dataset.images=s3://bucket/images.zip")
+
+    result = semires("evaluate", job, "--checkpoint", tmp_path, *far)
+
+    check_one_line(result, 2, "spec.dataset.images", "s3://bucket/images.zip", "--set dataset.images=FOLDER")
+
+
+@pytest.mark.parametrize("value", ["lab", "lab=", "=http://127.0.0.1:1", "lab=ftp//x"])
+def test_an_endpoint_that_is_none_is_named(semires, job: Path, value: str) -> None:
+    check_one_line(semires("run", job, "--endpoint", value), 2, "--endpoint", value)

@@ -128,3 +128,14 @@ def test_activations_of_four_times_the_pixels_are_about_four_times_as_large(reso
     ]
 
     assert sizes[1] / sizes[0] == pytest.approx(4, rel=0.1)
+
+
+def test_what_lies_on_s3_is_known_later_and_no_problem(semires, job: Path, data: Path) -> None:
+    far = ("--set", "dataset.annotations=s3://bucket/refer", "--output", "s3://bucket/results")
+
+    result = semires("plan", job, *far)
+
+    assert result.exit_code == 0, result.output
+    assert "as it lies on s3://: data set, proposals, checkpoint" in result.stdout
+    assert "Fetched when the run starts: s3://bucket/refer" in result.stdout
+    assert "Nothing that lies here is missing." in result.stdout

@@ -65,13 +65,16 @@ def print_plan(out: Console, plan: Plan) -> None:
         print_memory(out, plan.memory)
     if plan.proposals is not None:
         print_proposals(out, plan.proposals)
-    print_resume(out, plan)
+    if "checkpoint" not in plan.unknown:
+        print_resume(out, plan)
+    if plan.unknown:
+        out.print(f"Known when the run starts, as it lies on s3://: {', '.join(plan.unknown)}", soft_wrap=True)
     for uri in plan.downloads:
         out.print(f"Fetched when the run starts: {escape(uri)}", soft_wrap=True)
     for problem in plan.problems:
         out.print(f"[red]Missing or wrong:[/] {escape(problem)}", soft_wrap=True)
     if not plan.problems:
-        out.print("[green]Nothing is missing.[/]")
+        out.print(f"[green]Nothing {'that lies here ' if plan.unknown else ''}is missing.[/]")
 
 
 def stages_table(stages: Sequence[StageOutline]) -> Table:

@@ -36,6 +36,8 @@ ATTEMPTS = 5
 KEPT_CONNECTIONS = 64
 """Idle connections kept for the next request, of all threads together."""
 LONGEST_PAUSE_SECONDS = 20.0
+TOLD_AT = (6, 12)
+"""Pauses before which somebody who waits is told why: after about 5 s, and after a minute and a half."""
 _ROTATION_POLL_SECONDS = 1.0
 
 
@@ -135,6 +137,8 @@ class _Pause:
         if not isinstance(failure, StorageUnavailable) or time.monotonic() - self._started >= limit:
             return False
         self._number += 1
+        if self._number in TOLD_AT:
+            logger.warning("Storage does not answer; it is tried for %.0f s. %s", limit, failure)
         self.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**self._number, LONGEST_PAUSE_SECONDS))
         return True
 
