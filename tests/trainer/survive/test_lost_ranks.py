@@ -66,13 +66,14 @@ def test_a_hung_rank(programs: ModuleType, document_of: Document, tmp_path: Path
     assert not any(programs.is_running(pid) for pid in pids)
 
 
-def test_a_requested_checkpoint_is_seen_when_it_is_verified(
-    programs: ModuleType, document_of: Document, tmp_path: Path
+def test_a_requested_checkpoint_is_seen_when_it_is_verified_on_s3(
+    programs: ModuleType, document_of: Document, s3: Any, tmp_path: Path
 ) -> None:
-    output = tmp_path / "out"
-    document = document_of(output, burnInEpochs=2000, checkpoint={"intervalEpochs": 1500}, burnInEvaluateEvery=1500)
-    with programs.started(document, tmp_path, "--port", "0") as program:
-        assert program.wait_for(lambda program: programs.step_of(program) >= 2), program.text()[-4000:]
+    never = {"checkpoint": {"intervalEpochs": 1500}, "burnInEvaluateEvery": 1500}
+    document = document_of(s3.uri("out"), burnInEpochs=2000, **never)
+    environment = {**s3.environment, "SEMIRES_CACHE": str(tmp_path / "cache")}
+    with programs.started(document, tmp_path, *s3.options, "--port", "0", environment=environment) as program:
+        assert program.wait_for(lambda program: is_training(programs, program)), program.text()[-4000:]
         assert programs.get(program, "progress")["lastCheckpoint"] is None
         first, second = (programs.post(program, "checkpoint") for _ in range(2))
         assert program.wait_for(lambda program: programs.get(program, "progress")["lastCheckpoint"] is not None)
@@ -82,6 +83,10 @@ def test_a_requested_checkpoint_is_seen_when_it_is_verified(
 
     assert [first[0], second[0]] == [202, 202]
     assert [first[1]["state"], second[1]["state"]] == ["Passed", "Pending"]
-    ledger = json.loads((output / "checkpoints.json").read_text())["checkpoints"]
-    assert told["step"] == ledger[0]["number"]
-    assert told["sha256"] == ledger[0]["sha256"]
+    asked, *_ = json.loads(s3.read("out/checkpoints.json"))["checkpoints"]
+    assert (told["step"], told["sha256"], told["uri"]) == (asked["number"], asked["sha256"], asked["uri"])
+
+
+def is_training(programs: ModuleType, program: Any) -> bool:
+    """The page is there and says that steps are done."""
+    return "served at port" in program.text() and programs.get(program, "progress")["step"] >= 2
