@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from semires_trainer.config import SemiRESJob, parse_job
 from semires_trainer.errors import ConfigError, SemiresError
 from semires_trainer.launch import STAGES, supervision_of
 from semires_trainer.orders import JOB_UID, POD_UID, Attempt, attempt_of
-from semires_trainer.outcome import encoded, end_of, outcome_json
+from semires_trainer.outcome import end_of, outcome_json
+from semires_trainer.sinks import JsonSink
 from semires_trainer.supervisor import supervise, write_termination_message
 
 DOCUMENT, DOCUMENT_SHA256, PORT = "SEMIRES_DOCUMENT", "SEMIRES_DOCUMENT_SHA256", "SEMIRES_PORT"
@@ -46,8 +49,16 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     else:
         with given.storage:
             outcome = supervise(given)
-    sys.stderr.write(f"{encoded(outcome).decode()}\n")
+    tell(outcome)
     return int(outcome["exitCode"])
+
+
+def tell(outcome: Mapping[str, Any]) -> None:
+    """The last line of the pod's log."""
+    sink = JsonSink(sys.stderr, job=outcome["job"], attempt=outcome["attempt"], rank=None)
+    message = outcome.get("error", outcome.get("stopped", {"message": "Done."}))["message"]
+    level = logging.ERROR if "error" in outcome else logging.INFO
+    sink.event(level, "outcome", message, {"outcome": dict(outcome)})
 
 
 def document_of(environment: Mapping[str, str]) -> SemiRESJob:

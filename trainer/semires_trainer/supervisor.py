@@ -15,7 +15,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -165,6 +165,7 @@ class Supervisor:
         self.watch = RunWatch(control=given.control, attempt=self.described())
         self.reporter: Reporter | None = None
         self.server: Server | None = None
+        self.share: Callable[[], None] = self.nothing_to_share
         self.watchdog = Watchdog(stalled_seconds=0, startup_seconds=0)  # until the manifest's limits are read
 
     @property
@@ -202,18 +203,21 @@ class Supervisor:
     def prepare(self) -> Orders:
         """Claim the output, fetch what the job reads, and bring back what it has done already."""
         given = self.given
+        if self.attempt.number:
+            self.open_log()
         record = claim_output(given.storage, self.output, given.resolved, job_uid=self.attempt.job_uid)
         if not self.is_local:
             begin_anew_unless(record.run_id, given.work)
         self.watchdog = watchdog_of(given.job.spec.health_policy, given.environment, now=time.monotonic())
         if is_one_node(given.environment):
             self.claim_ownership()
-        self.open_log()
+        if self.reporter is None:
+            self.open_log()  # without a cluster the number of the attempt is known only now
         places = self.fetch()
         located = localize(given.resolved, places)
         for error in missing_inputs(located):
             raise error  # the ranks would find it too, seconds later
-        store = self.share_store(located)
+        store = self.bring_store(located)
         if not self.is_local:
             restore(given.storage, self.output, given.work)
         orders = Orders(
@@ -245,6 +249,9 @@ class Supervisor:
             keep_every=self.given.resolved.training.keep_every,
         )
         self.watch.publishing = Publishing(publisher, on_published=self.watch.on_published)
+
+    def nothing_to_share(self) -> None:
+        """Proposals stay here: their store is a folder."""
 
     def train(self, orders: Orders) -> End | None:
         """Start the ranks and stay with them to their end."""
@@ -279,10 +286,10 @@ class Supervisor:
             if self.stop.number and stop_until is None:
                 stop_until = now + SHUTDOWN_SECONDS
             if stop_until is not None and now > stop_until:
-                return self.hung(ranks, now - stop_until + SHUTDOWN_SECONDS)
+                return self.hung(ranks, f"the ranks have not stopped {SHUTDOWN_SECONDS} s after they were asked to")
             silence = self.silence(now)
             if silence is not None:
-                return self.hung(ranks, silence)
+                return self.hung(ranks, f"nothing moved for {silence:.0f} s although all ranks are alive")
         return None
 
     def silence(self, now: float) -> float | None:
@@ -300,9 +307,10 @@ class Supervisor:
             self.claim_ownership()
         publishing = self.publishing
         if publishing is not None and not publishing.is_started:
+            publishing.share = self.share
             publishing.start()
 
-    def hung(self, ranks: Ranks, silence: float) -> End:
+    def hung(self, ranks: Ranks, symptom: str) -> End:
         """Write down where every rank is, then give up on them."""
         states = ranks.states()
         stacks = ranks.stacks()
@@ -311,7 +319,7 @@ class Supervisor:
         stopped = [state.rank for state in states if state.state == "T"]
         which = f"; rank {', '.join(map(str, stopped))} was stopped by a signal" if stopped else ""
         error = RanksHung(
-            f"nothing moved for {silence:.0f} s although all ranks are alive{which}",
+            symptom + which,
             field="spec.healthPolicy.stalledSeconds",
             remedy="The stacks of all ranks are in the log; start again to go on from the last checkpoint",
         )
@@ -345,6 +353,7 @@ class Supervisor:
         """Publish what is left, the log and the outcome; the termination message before and after."""
         write_termination_message(self.outcome(end), self.given.environment)
         if self.publishing is not None:
+            self.publishing.share = self.share
             try:
                 self.publishing.finish(
                     lambda: self.publish_rest(end),
@@ -390,7 +399,6 @@ class Supervisor:
         """Serve progress and metrics from now on, if that was asked for."""
         if self.given.port is not None:
             self.server = serve(("::", self.given.port), self.watch)
-            sys.stderr.write(f"Progress is served at port {self.server.port}.\n")
 
     @property
     def output(self) -> str:
@@ -406,6 +414,10 @@ class Supervisor:
         """From here on messages go to the terminal or to the pod's log, and to the attempt's own."""
         files = ReportFiles(log=self.given.control.log)
         self.reporter = open_reporter(None, job=self.attempt.job, attempt=self.attempt.number, rank=None, files=files)
+        if self.server is not None:
+            # On a terminal only warnings of ours are shown: the rest is rank 0's.
+            level = logging.WARNING if sys.stderr.isatty() else logging.INFO
+            logger.log(level, "Progress is served at port %d.", self.server.port)
 
     def on_line(self, line: str) -> None:
         """A line of the ranks: ours are JSON and in the log already, others become a message there."""
@@ -435,7 +447,7 @@ class Supervisor:
         """Whether a signal has arrived."""
         return bool(self.stop.number)
 
-    def share_store(self, located: Resolved) -> Path:
+    def bring_store(self, located: Resolved) -> Path:
         """The local folder of the proposal store; one that lies on S3 is brought here, and followed."""
         uri = located.proposals.store
         if not uri.startswith("s3://"):
@@ -447,8 +459,7 @@ class Supervisor:
         except Cancelled:
             raise StopRequested(self.stop.exit_code, "What was fetched is kept; start again to go on.") from None
         logger.info("The proposal store %s has sent %d shards, %d bytes.", uri, moved.files, moved.bytes)
-        if self.publishing is not None:
-            self.publishing.share = store.push
+        self.share = store.push
         return root
 
 

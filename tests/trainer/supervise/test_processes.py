@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from semires_trainer.config import SemiRESJob
+from semires_trainer.config import SemiRESJob, resolve
+from semires_trainer.inputs import input_uris
 from semires_trainer.orders import ControlFolder
 from semires_trainer.ranks import Ranks, process_state
 
@@ -27,10 +28,14 @@ SECONDS = 60.0
 
 @pytest.fixture
 def started(job: MakeJob, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Start `semires run` on an output of this test; killed at the end."""
+    """Start `semires run` on an output of this test; killed at the end. Its inputs are there, and hold nothing."""
     processes: list[Started] = []
     manifest = tmp_path / "job.json"
-    manifest.write_text(job(output=str(tmp_path / "out")).model_dump_json(by_alias=True, exclude_unset=True))
+    made = job(output=str(tmp_path / "out"))
+    manifest.write_text(made.model_dump_json(by_alias=True, exclude_unset=True))
+    for _, name in input_uris(resolve(made)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
 
     def start(*options: str) -> Started:
         command = [sys.executable, "-m", "semires_trainer", "run", str(manifest), *options]
