@@ -97,10 +97,11 @@ class Publisher:
         """The checkpoints in the output, oldest first."""
         return self._entries
 
-    def publish_newest(self) -> Upload | None:
+    def publish_newest(self, on_listed: Callable[[Upload], None] = lambda _upload: None) -> Upload | None:
         """Publish the newest checkpoint of the work folder, else an older one that is kept for good and was overtaken
         while the storage was down; None if there is nothing to do. Damaged ones are passed over, with one warning.
 
+        `on_listed` hears of it at once: deleting what it replaces may take as long as a storage that is down.
         WeightsError if a model that belongs to it is damaged.
         """
         started = time.monotonic()
@@ -118,9 +119,11 @@ class Publisher:
                 self._pass_over(folder, version, error.message)
             else:
                 self._append(entry)
+                upload = Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
+                on_listed(upload)
                 if self._is_copy:
                     self._remove_unlisted()
-                return Upload(entry=entry, moved=moved, seconds=time.monotonic() - started, saved_at=saved_at)
+                return upload
         return None
 
     def _wanted(self) -> Path | None:

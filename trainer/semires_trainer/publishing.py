@@ -14,7 +14,7 @@ from semires_trainer.errors import InfrastructureError, SemiresError
 from semires_trainer.exposition import LastCheckpoint, Uploads
 from semires_trainer.ledger import Entry
 from semires_trainer.ownership import Superseded
-from semires_trainer.publisher import Publisher
+from semires_trainer.publisher import Publisher, Upload
 from semires_trainer.storage.failures import StorageUnavailable
 
 logger = logging.getLogger(__name__)
@@ -82,15 +82,16 @@ class Publishing:
         """Publish one checkpoint that the output lacks, and count what it took; False if there is none."""
         started = time.monotonic()
         try:
-            upload = self.publisher.publish_newest()
+            upload = self.publisher.publish_newest(self._announce)
         except SemiresError:
             self.uploads = self.uploads.plus("failure", seconds=time.monotonic() - started, num_bytes=0)
             raise
         if self.failure:
             logger.info("Publishing works again.")
             self.failure = ""
-        if upload is None:
-            return False
+        return upload is not None
+
+    def _announce(self, upload: Upload) -> None:
         last = last_checkpoint(self.publisher.entries[-1])  # the published one may be older
         self.uploads = self.uploads.plus("success", seconds=upload.seconds, num_bytes=upload.moved, last=last)
         self.on_published(upload.saved_at)
@@ -98,7 +99,6 @@ class Publishing:
             "Checkpoint of %s step %d is verified in %s (%.1f MB sent in %.1f s).",
             *(upload.entry.stage, upload.entry.step, upload.entry.uri, upload.moved / 1e6, upload.seconds),
         )
-        return True
 
     def _try_to_share(self) -> None:
         """A store that can't be written to costs others the masks, and this run nothing."""

@@ -375,7 +375,7 @@ def test_what_cannot_be_shared_stops_no_checkpoint(
 def test_a_bug_is_told_at_once_and_met_again_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     tries = []
 
-    def broken() -> None:
+    def broken(_on_listed: object) -> None:
         tries.append(1)
         raise ZeroDivisionError("not a failure we know")
 
