@@ -1,4 +1,7 @@
-"""Run all benchmarks and write docs/benchmarks.md: `make benchmark`, on a machine that does nothing else.
+"""Run the benchmarks and write their pages: `make benchmark`, on a machine that does nothing else.
+
+    python -m benchmarks               # all pages
+    python -m benchmarks storage       # docs/benchmarks-storage.md only
 
 Each figure is a ratio against a peer in the same run; the peers are written from the described semantics.
 """
@@ -16,11 +19,15 @@ from typing import Any
 import click
 
 HERE = Path(__file__).parent
-TABLE = HERE.parent / "docs" / "benchmarks.md"
-SCRIPTS = ("refine", "proposals", "ema", "sample_pipeline", "storage", "fetch", "checkpoints", "upload", "memory")
+DOCS = HERE.parent / "docs"
+PAGES = {
+    "training": ("benchmarks.md", ("refine", "proposals", "ema", "sample_pipeline", "memory")),
+    "storage": ("benchmarks-storage.md", ("storage", "fetch", "checkpoints", "upload")),
+}
+"""Name -> its page and its scripts."""
 TIMES = ("rounds", "ours_ms", "peer_ms", "ours_min_ms", "peer_min_ms", "ratio", "ratio_min")
 
-HEAD = """# Benchmarks
+HEAD = """# Benchmarks: {name}
 
 Written by `make benchmark` on {date}: {machine}.
 
@@ -41,13 +48,13 @@ def run_script(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> str:
+def table(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
     """Ratios as a table, everything else (sizes, memory) as a list below it."""
     rows = list(rows)
     timed = [row for row in rows if "ratio" in row]
     others = [row for row in rows if "ratio" not in row]
     machine = ", ".join(f"{key} {value}" for key, value in timed[0]["machine"].items())
-    head = HEAD.format(date=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine)
+    head = HEAD.format(name=name, date=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine)
     lines = [f"| {' | '.join(cells(row))} |" for row in timed]
     facts = [f"* {row['benchmark']}: {describe(row)}" for row in others]
     return head + "\n".join(lines) + "\n\n" + "\n".join(facts) + "\n"
@@ -71,10 +78,14 @@ def describe(values: Mapping[str, Any]) -> str:
 
 
 @click.command()
-def main() -> None:
-    """Run all benchmarks and write docs/benchmarks.md."""
-    TABLE.write_text(table(row for name in SCRIPTS for row in run_script(name)), encoding="utf-8")
-    click.echo(f"Written: {TABLE}")
+@click.argument("names", nargs=-1, type=click.Choice(list(PAGES)))
+def main(names: tuple[str, ...]) -> None:
+    """Run the benchmarks of the pages NAMES (default: all) and write them."""
+    for name in names or PAGES:
+        page, scripts = PAGES[name]
+        rows = [row for script in scripts for row in run_script(script)]
+        (DOCS / page).write_text(table(name, rows), encoding="utf-8")
+        click.echo(f"Written: {DOCS / page}")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,9 @@ class Score:
 
 
 COLUMNS = ("oIoU", "mIoU", *(f"Pr@{threshold}" for threshold in THRESHOLDS))
+WIDE = 115
+"""Characters that the table of all columns takes."""
+NARROW_COLUMNS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,19 +216,23 @@ def _cells(row: Row) -> list[str]:
     return [shape.format(figure) for figure in row.figures]
 
 
-def to_table(results: Results, *, title: str = "") -> Table:
-    """A rich table in percent, one section per split and size, gains green and losses red."""
+def to_table(results: Results, *, title: str = "", width: int = WIDE) -> Table:
+    """A rich table in percent, one section per split and size, gains green and losses red.
+
+    Narrower than WIDE it shows oIoU, mIoU and Pr@0.5; results.json has them all.
+    """
+    shown = len(COLUMNS) if width >= WIDE else NARROW_COLUMNS
     table = Table(title=title or None, title_justify="left")
     for name in ("split", "size", "model"):
         table.add_column(name)
-    for name in (*COLUMNS, "expressions"):
+    for name in (*COLUMNS[:shown], "expressions"):
         table.add_column(name, justify="right")
     for group in rows(results):
         for index, row in enumerate(group):
             where = [row.split, _size_title(row.size)] if index == 0 else ["", ""]
             count = "" if row.pairs is None else f"{row.pairs:,}"
             cells = _cells(row) if row.pairs is not None else [_colored(c) for c in _cells(row)]
-            table.add_row(*where, row.title, *cells, count, end_section=row is group[-1])
+            table.add_row(*where, row.title, *cells[:shown], count, end_section=row is group[-1])
     return table
 
 

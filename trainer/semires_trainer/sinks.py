@@ -309,7 +309,7 @@ class TerminalSink(NullSink):
         self._progress.stop()
         whole = position.done >= position.total
         mark, shade = ("✓", "green") if whole else ("■", "yellow")
-        units = f"{position.done}/{position.total} {position.unit}s"
+        units = f"{position.done}/{position.total} {plural(position.unit)}"
         took = format_seconds(position.elapsed_seconds)
         self._console.print(f"[{shade}]{mark}[/] {escape(position.stage)}: {units} in {took}")
 
@@ -324,6 +324,11 @@ class TerminalSink(NullSink):
     def close(self) -> None:
         """Remove the bars and give the terminal back."""
         self._progress.stop()
+
+
+def plural(unit: str) -> str:
+    """step -> steps, batch -> batches."""
+    return f"{unit}es" if unit.endswith("ch") else f"{unit}s"
 
 
 def describe(position: Position) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,14 @@ def test_a_file_that_holds_no_results_is_named(tmp_path: Path, content: Any, mes
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"results\.json: No such file"):
         read_results(tmp_path / "results.json")
+
+
+def test_a_narrow_terminal_gets_the_columns_that_fit() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(to_table(RESULTS, width=console.width))
+
+    shown = console.export_text()
+    assert "Pr@0.5" in shown
+    assert "Pr@0.6" not in shown
+    assert "…" not in shown

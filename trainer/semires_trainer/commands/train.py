@@ -56,7 +56,7 @@ def _run_stages(options: _Options, stages: tuple[str, ...]) -> None:
         raise click.exceptions.Exit(failure.exit_code) from failure
     out = console()
     if results is not None:
-        out.print(to_table(results, title=results.job))
+        out.print(to_table(results, title=results.job, width=out.width))
     out.print(f"Everything is in {manifest.spec.output}", soft_wrap=True, markup=False)
 
 
@@ -142,4 +142,5 @@ def evaluate(
     if as_json:
         console().print_json(data=results.to_json())
     else:
-        console().print(to_table(results, title=str(checkpoint)))
+        out = console()
+        out.print(to_table(results, title=str(checkpoint), width=out.width))
