@@ -13,7 +13,7 @@ from semires_trainer.data.images import ImageSource
 from semires_trainer.data.load import load_dataset
 from semires_trainer.data.masks import rasterize
 from semires_trainer.data.records import Dataset, Ref
-from semires_trainer.data.splits import LabeledSplit, split_labeled
+from semires_trainer.data.splits import LabeledSplit, split_dataset
 from semires_trainer.errors import DataError, SemiresError
 from semires_trainer.identity import check_output
 from semires_trainer.inputs import REMOTE, input_uris, local_path, missing_inputs
@@ -143,7 +143,7 @@ def build_plan(resolved: Resolved, *, processes: int = 1) -> Plan:
     if "data set" not in unknown:
         with problems:
             dataset = load_dataset(resolved.dataset)
-            split = _split(dataset, resolved)
+            split = split_dataset(dataset, resolved.dataset)
             data = _plan_dataset(dataset, split, resolved)
     if data is not None:
         with problems:
@@ -187,18 +187,6 @@ def _on_s3(resolved: Resolved) -> tuple[str, ...]:
         "checkpoint": (resolved.output,),
     }
     return tuple(name for name, uris in sources.items() if any(uri.startswith("s3://") for uri in uris))
-
-
-def _split(dataset: Dataset, resolved: Resolved) -> LabeledSplit:
-    section = resolved.dataset
-    return split_labeled(
-        dataset,
-        percent=section.labeled_percent,
-        seed=section.labeled_seed,
-        image_ids=section.labeled_image_ids,
-        image_ids_file=section.labeled_image_ids_file,
-        unlabeled_limit=section.unlabeled_limit,
-    )
 
 
 def _train_refs(dataset: Dataset, split: LabeledSplit) -> tuple[list[Ref], list[Ref]]:

@@ -9,6 +9,7 @@ signal that arrives meanwhile must not find a process without handlers.
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import logging
 import os
@@ -29,6 +30,8 @@ from semires_trainer.tether import end_with_parent
 from semires_trainer.threads import share_cores
 
 logger = logging.getLogger(__name__)
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,20 +63,30 @@ def introduce(control: ControlFolder, rank: int) -> None:
 def run_to_end(orders: Orders, control: ControlFolder, stop: StopFlag) -> End | None:
     """Run the stages; None after success."""
     share_cores()
-    try:
-        from semires_trainer.run import run_rank
+    from semires_trainer.checkpoint_writer import disk_failure
+    from semires_trainer.run import run_rank
 
+    try:
         run_rank(resolve(parse_job(orders.job)), orders=orders, control=control, stop=stop)
     except StopRequested as stopped:
         return End(exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved, saved_step=stopped.saved_step)
     except SemiresError as error:
         return end_of(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            return bug(error)
+        return end_of(disk_failure(error, Path(error.filename or orders.work)))
     except Exception as error:
         if is_lost_peer(error):
             return End(exit_code=InfrastructureError.exit_code, reason="PeerLost", message="Another rank is gone.")
-        logger.exception("This is a bug in semires. Please report it.")
-        return End(exit_code=SemiresError.exit_code, reason=BUG, message=f"{type(error).__name__}: {error}")
+        return bug(error)
     return None
+
+
+def bug(error: Exception) -> End:
+    """The end of a rank by something that nobody foresaw; its traceback goes to the log."""
+    logger.error("This is a bug in semires. Please report it.", exc_info=error)
+    return End(exit_code=SemiresError.exit_code, reason=BUG, message=f"{type(error).__name__}: {error}")
 
 
 def is_lost_peer(error: Exception) -> bool:
