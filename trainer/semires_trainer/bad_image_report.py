@@ -37,6 +37,8 @@ class BadImageReport:
         for number, name in enumerate(new, start=len(self._told) + 1):
             text = f"Bad image {number} of {self._bad_images.limit} allowed, left out of training: {reasons[name]}"
             self._reporter.warning(text, image=name, reason=reasons[name])
+        if new:
+            self._reporter.count("bad_images", len(new))
         self._told, self._seen = set(reasons), len(reasons)
         self._write(reasons)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from semires_trainer.errors import SemiresError
 from semires_trainer.orders import Attempt
 
 SCHEMA_VERSION = 1
+TERMINATION_LOG = "SEMIRES_TERMINATION_LOG"
 LONGEST_BYTES = 4096
 """What Kubernetes keeps of a termination message."""
 LONGEST_MESSAGE, LONGEST_FIELD, LONGEST_REFERENCE = 1500, 250, 900
@@ -119,3 +120,19 @@ def _cut(text: str, longest: int) -> str:
 def _if_short(reference: dict[str, Any] | None) -> dict[str, Any] | None:
     """A checkpoint, unless its URI is too long: the ledger names it too."""
     return reference if len(json.dumps(reference)) <= LONGEST_REFERENCE else None
+
+
+def results_of(path: Path) -> list[dict[str, Any]]:
+    """The scores of results.json in short; none if there is none."""
+    if not path.is_file():
+        return []
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    names = ("model", "split", "size", "oIoU", "mIoU")
+    return [{name: score[name] for name in names} for score in scores]
+
+
+def write_termination_message(outcome: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Leave the outcome where the kubelet looks for it, if there is such a place."""
+    path = environment.get(TERMINATION_LOG)
+    if path:
+        Path(path).write_bytes(encoded(outcome))

@@ -18,9 +18,9 @@ from semires_trainer.config import SemiRESJob, parse_job
 from semires_trainer.errors import ConfigError, SemiresError
 from semires_trainer.launch import STAGES, supervision_of
 from semires_trainer.orders import JOB_UID, POD_UID, Attempt, attempt_of
-from semires_trainer.outcome import end_of, outcome_json
+from semires_trainer.outcome import end_of, outcome_json, write_termination_message
 from semires_trainer.sinks import JsonSink
-from semires_trainer.supervisor import supervise, write_termination_message
+from semires_trainer.supervisor import supervise
 
 DOCUMENT, DOCUMENT_SHA256, PORT = "SEMIRES_DOCUMENT", "SEMIRES_DOCUMENT_SHA256", "SEMIRES_PORT"
 LONGEST_DOCUMENT = 96 << 10

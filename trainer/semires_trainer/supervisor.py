@@ -10,35 +10,41 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from semires_trainer import __version__, exposition
 from semires_trainer.config import Resolved, SemiRESJob, training_hash
 from semires_trainer.errors import ConfigError, InfrastructureError, RankLost, RanksHung, SemiresError
-from semires_trainer.fetch import FetchProgress, Places, fetch_inputs, localize
+from semires_trainer.fetch import localize
 from semires_trainer.identity import claim_output, confirm_output
 from semires_trainer.inputs import local_path, missing_inputs
 from semires_trainer.orders import ControlFolder, Orders, attempt_of
-from semires_trainer.outcome import End, encoded, end_of, outcome_json, read_end, worst
+from semires_trainer.outcome import (
+    End,
+    encoded,
+    end_of,
+    outcome_json,
+    read_end,
+    results_of,
+    worst,
+    write_termination_message,
+)
 from semires_trainer.ownership import Ownership
 from semires_trainer.progress_file import read_progress
-from semires_trainer.proposals.build import build_key
+from semires_trainer.provisions import Provisions, share_nothing
 from semires_trainer.publisher import Publisher
 from semires_trainer.publishing import Publishing
 from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks, is_one_node
 from semires_trainer.restore import begin_anew_unless, restore
 from semires_trainer.serving import Server, serve
-from semires_trainer.sharing import SharedStore
 from semires_trainer.signals import EXIT_CODES, StopRequested
+from semires_trainer.stopping import Stop
 from semires_trainer.storage import Storage
 from semires_trainer.storage.parallel import Cancelled
 from semires_trainer.telemetry import Reporter, ReportFiles, open_reporter
@@ -50,7 +56,6 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1
 FINAL_PATIENCE_SECONDS = 1800.0
 """How long a storage that is down is waited for at the end (design: then exit code 150)."""
-TERMINATION_LOG = "SEMIRES_TERMINATION_LOG"
 CACHE = "SEMIRES_CACHE"
 
 
@@ -71,53 +76,6 @@ class Supervision:
     control: ControlFolder
     port: int | None
     """Where progress is served; None: nowhere."""
-
-
-class Stop:
-    """SIGINT and SIGTERM: the first asks the ranks to stop, the second ends everything now."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.is_aborted = False
-        self.ranks: Ranks | None = None
-        self._interrupts = False
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number."""
-        return EXIT_CODES[signal.Signals(self.number)]
-
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Called by Python between two instructions of the main thread."""
-        if self.number:
-            self.is_aborted = True
-            return
-        self.number = number
-        if self.ranks is not None:
-            self.ranks.ask_to_stop(number)
-        elif self._interrupts:
-            raise StopRequested(self.exit_code, "Nothing was being trained yet; start again to go on.")
-
-    @contextlib.contextmanager
-    def interrupts(self) -> Iterator[None]:
-        """Nothing inside needs to be saved: a signal leaves it at once."""
-        self._interrupts = True
-        try:
-            if self.number:
-                raise StopRequested(self.exit_code, "Nothing was being trained yet; start again to go on.")
-            yield
-        finally:
-            self._interrupts = False
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals; the handlers before are put back."""
-        previous = {number: signal.signal(number, self.on_signal) for number in EXIT_CODES}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def supervise(given: Supervision) -> dict[str, Any]:
@@ -165,7 +123,7 @@ class Supervisor:
         self.watch = RunWatch(control=given.control, attempt=self.described())
         self.reporter: Reporter | None = None
         self.server: Server | None = None
-        self.share: Callable[[], None] = self.nothing_to_share
+        self.share: Callable[[], None] = share_nothing
         self.watchdog = Watchdog(stalled_seconds=0, startup_seconds=0)  # until the manifest's limits are read
 
     @property
@@ -213,11 +171,16 @@ class Supervisor:
             self.claim_ownership()
         if self.reporter is None:
             self.open_log()  # without a cluster the number of the attempt is known only now
-        places = self.fetch()
+        provisions = self.provisions()
+        self.watch.stage = "fetch"
+        places = provisions.fetch(given.resolved)
         located = localize(given.resolved, places)
         for error in missing_inputs(located):
             raise error  # the ranks would find it too, seconds later
-        store = self.bring_store(located)
+        try:
+            store, self.share = provisions.bring_store(located)
+        except Cancelled:
+            raise StopRequested(self.stop.exit_code, "What was fetched is kept; start again to go on.") from None
         if not self.is_local:
             restore(given.storage, self.output, given.work)
         orders = Orders(
@@ -231,6 +194,16 @@ class Supervisor:
         )
         orders.write(given.control.orders)
         return orders
+
+    def provisions(self) -> Provisions:
+        """Brings inputs to this node; the log is open."""
+        assert self.reporter is not None
+        return Provisions(
+            storage=self.given.storage,
+            cache=self.given.cache,
+            reporter=self.reporter,
+            should_stop=lambda: bool(self.stop.number),
+        )
 
     def claim_ownership(self) -> None:
         """From here on older attempts publish nothing more."""
@@ -249,9 +222,6 @@ class Supervisor:
             keep_every=self.given.resolved.training.keep_every,
         )
         self.watch.publishing = Publishing(publisher, on_published=self.watch.on_published)
-
-    def nothing_to_share(self) -> None:
-        """Proposals stay here: their store is a folder."""
 
     def train(self, orders: Orders) -> End | None:
         """Start the ranks and stay with them to their end."""
@@ -426,81 +396,6 @@ class Supervisor:
             sys.stderr.flush()
         elif line.strip():
             logger.info("%s", line)
-
-    def fetch(self) -> Places:
-        """Bring what the job reads to this node."""
-        self.watch.stage = "fetch"
-        assert self.reporter is not None
-        show = FetchBar(self.reporter)
-        try:
-            return fetch_inputs(
-                self.given.resolved,
-                self.given.storage,
-                self.given.cache / "inputs",
-                report=show,
-                should_stop=self.was_asked_to_stop,
-            )
-        finally:
-            show.close()
-
-    def was_asked_to_stop(self) -> bool:
-        """Whether a signal has arrived."""
-        return bool(self.stop.number)
-
-    def bring_store(self, located: Resolved) -> Path:
-        """The local folder of the proposal store; one that lies on S3 is brought here, and followed."""
-        uri = located.proposals.store
-        if not uri.startswith("s3://"):
-            return local_path(uri)
-        root = self.given.cache / "proposals" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
-        store = SharedStore(key=build_key(located.proposals), storage=self.given.storage, uri=uri, root=root)
-        try:
-            moved = store.pull(self.was_asked_to_stop)
-        except Cancelled:
-            raise StopRequested(self.stop.exit_code, "What was fetched is kept; start again to go on.") from None
-        logger.info("The proposal store %s has sent %d shards, %d bytes.", uri, moved.files, moved.bytes)
-        self.share = store.push
-        return root
-
-
-class FetchBar:
-    """Shows each input as a stage of the reporter while it arrives."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._open = contextlib.ExitStack()
-        self._field = ""
-        self._shown = 0
-
-    def __call__(self, progress: FetchProgress) -> None:
-        """Follow an input; a new one closes the one before."""
-        if progress.field != self._field:
-            self.close()
-            self._field, self._shown = progress.field, 0
-            total = max(1, progress.bytes)
-            self._open.enter_context(self._reporter.stage(f"fetch {progress.field}", total, unit="byte"))
-        self._reporter.advance(max(0, progress.bytes_done - self._shown))
-        self._shown = max(self._shown, progress.bytes_done)
-
-    def close(self) -> None:
-        """Close the last one."""
-        self._open.close()
-
-
-def results_of(path: Path) -> list[dict[str, Any]]:
-    """The scores of results.json in short; none if there is none."""
-    if not path.is_file():
-        return []
-    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    names = ("model", "split", "size", "oIoU", "mIoU")
-    return [{name: score[name] for name in names} for score in scores]
-
-
-def write_termination_message(outcome: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Leave the outcome where the kubelet looks for it, if there is such a place."""
-    path = environment.get(TERMINATION_LOG)
-    if path:
-        Path(path).write_bytes(encoded(outcome))
 
 
 def work_folder(resolved: Resolved, cache: Path) -> Path:

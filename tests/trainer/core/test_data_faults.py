@@ -20,6 +20,7 @@ from semires_trainer.errors import DataError, InfrastructureError
 from semires_trainer.launch import run
 from semires_trainer.materials import load_materials
 from semires_trainer.metrics_log import read_records, series
+from semires_trainer.progress_file import read_progress
 from semires_trainer.signals import StopRequested
 from semires_trainer.sinks import Position
 
@@ -115,9 +116,12 @@ def test_a_whole_run_with_bad_images_ends_well_and_lists_them(
 
     run(parse_job(document))
     first_list = (output / "bad-images.json").read_text()
+    told = read_progress(output / ".run" / "progress.json").report
     run(parse_job(document))
 
     assert listed(output) == sorted([first, second])
+    assert told is not None
+    assert told.training.bad_images == 2
     assert json.loads(first_list)["limit"] == 10
     assert (output / "bad-images.json").read_text() == first_list
     assert (output / "results.json").is_file()
