@@ -151,7 +151,8 @@ NAME_PATTERN = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 CLUSTER_ONLY_FIELDS: tuple[str, ...] = (
     "storage.credentialsSecret",
     "storage.serviceAccountName",
-    *(info.alias or name for name, info in Cluster.model_fields.items()),
+    "healthPolicy.action",
+    *(info.alias or name for name, info in Cluster.model_fields.items() if name != "health_policy"),
 )
 """Paths below `spec` that only a cluster reads; `semires run` ignores them and says so."""
 
@@ -279,6 +280,7 @@ def cluster_only_fields(job: SemiRESJob) -> list[str]:
     """Full paths of the fields given in `job` that have no meaning without a cluster."""
     spec, storage = job.spec, job.spec.storage
     given = {f"storage.{name}" for name in (storage.model_fields_set if storage else ())}
+    given |= {f"health_policy.{name}" for name in spec.health_policy.model_fields_set}
     given |= set(spec.model_fields_set)
     return [f"spec.{path}" for path in CLUSTER_ONLY_FIELDS if _snake_path(path) in given]
 

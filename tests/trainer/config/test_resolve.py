@@ -290,11 +290,13 @@ def test_cluster_only_fields_are_named_in_the_order_of_the_documentation(job: Jo
             "spec.suspend": False,
             "spec.ttlSecondsAfterFinished": 60,
             "spec.storage": {"endpoint": "default", "credentialsSecret": "s3"},
+            "spec.healthPolicy": {"stalledSeconds": 900, "action": "Report"},  # the first is read here too
         }
     )
 
     assert cluster_only_fields(given) == [
         "spec.storage.credentialsSecret",
+        "spec.healthPolicy.action",
         "spec.queue",
         "spec.suspend",
         "spec.ttlSecondsAfterFinished",

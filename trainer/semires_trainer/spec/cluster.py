@@ -117,9 +117,9 @@ class HealthPolicy(Section):
     """What to do about a run that is alive but makes no progress."""
 
     stalled_seconds: Annotated[int, Field(strict=True, ge=60, le=86400)] = 1800
-    """Time without a step after which a run counts as stalled."""
+    """Time without any progress after which the ranks count as hung and the attempt ends, on a cluster or not."""
     startup_seconds: Annotated[int, Field(strict=True, ge=60, le=86400)] = 3600
-    """Time an attempt has for its first step."""
+    """The same before the first training step of an attempt."""
     action: Literal["Report", "Restart"] = "Restart"
     """Report sets the condition Degraded; Restart also saves and starts a counted attempt."""
 
