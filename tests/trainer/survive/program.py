@@ -63,9 +63,13 @@ class Program:
         """Process id of a rank."""
         return int(json.loads(self.control.rank(rank).read_text())["pid"])
 
-    def kill_rank(self, rank: int) -> None:
-        """SIGKILL one rank."""
-        os.kill(self.rank_pid(rank), signal.SIGKILL)
+    def kill_rank(self, rank: int) -> bool:
+        """SIGKILL one rank; False if it has ended already."""
+        try:
+            os.kill(self.rank_pid(rank), signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
 
     def send(self, target: str, number: int) -> None:
         """A signal to "supervisor", "torchrun" (what the supervisor started), "rank" or "rank-1"."""
