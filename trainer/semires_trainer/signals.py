@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+EARLY: list[int] = []
+"""Signals that came before anybody could act on them."""
+
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def remember_signals() -> None:
+    """Keep SIGINT and SIGTERM in `EARLY` until somebody else listens."""
+    for number in EXIT_CODES:
+        signal.signal(number, lambda number, _frame: EARLY.append(number))
 
 
 class StopRequested(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from semires_trainer.ranks import Ranks
-from semires_trainer.signals import EXIT_CODES, StopRequested
+from semires_trainer.signals import EARLY, EXIT_CODES, StopRequested
 
 
 class Stop:
@@ -51,6 +51,8 @@ class Stop:
     def listening(self) -> Iterator[None]:
         """Handle the signals; the handlers before are put back."""
         previous = {number: signal.signal(number, self.on_signal) for number in EXIT_CODES}
+        for number in EARLY:
+            self.on_signal(number, None)
         try:
             yield
         finally:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,7 @@ from semires_trainer.errors import ConfigError
 from semires_trainer.launch import nodes_of
 from semires_trainer.orders import Attempt, ControlFolder, Orders, attempt_of, control_folder, read_orders
 from semires_trainer.outcome import LONGEST_BYTES
-from semires_trainer.pod import LONGEST_DOCUMENT, document_of, main
+from semires_trainer.pod_run import LONGEST_DOCUMENT, document_of, run_pod
 from semires_trainer.ranks import command_of
 
 MakeJob = Callable[..., SemiRESJob]
@@ -92,7 +97,7 @@ def test_what_is_wrong_before_the_start_is_left_in_the_termination_message(
     message = tmp_path / "termination"
     given = {"SEMIRES_TERMINATION_LOG": str(message), "SEMIRES_JOB_UID": "job-1", "SEMIRES_POD_UID": "pod-1"}
 
-    exit_code = main({**environment_of(text), **given, "SEMIRES_CACHE": str(tmp_path / "cache"), **changes})
+    exit_code = run_pod({**environment_of(text), **given, "SEMIRES_CACHE": str(tmp_path / "cache"), **changes})
 
     outcome = json.loads(message.read_bytes())
     assert exit_code == outcome["exitCode"] == code
@@ -196,3 +201,35 @@ def test_a_new_attempt_forgets_what_the_last_one_left(tmp_path: Path) -> None:
     control.clear()
 
     assert {path for path in control.path.rglob("*") if path.is_file()} == set(kept)
+
+
+def listens(pid: int, number: int) -> bool:
+    """Whether a process handles a signal: proc(5), SigCgt."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_a_pod_hears_a_stop_before_it_has_loaded_anything(text: str, tmp_path: Path) -> None:
+    """The first moment at which PID 1 can hear it at all: without a handler the kernel would drop the signal."""
+    message = tmp_path / "termination"
+    environment = {
+        **os.environ,
+        **environment_of(text, SEMIRES_TERMINATION_LOG=str(message), SEMIRES_CACHE=str(tmp_path / "cache")),
+        "SEMIRES_PORT": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "semires_trainer.pod"], env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as pod:
+        deadline = time.monotonic() + 30
+        while not listens(pod.pid, signal.SIGTERM):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        pod.send_signal(signal.SIGTERM)
+
+        assert pod.wait(timeout=60) == 143
+
+    outcome = json.loads(message.read_bytes())
+    assert outcome["exitCode"] == 143
+    assert "Nothing was being trained yet" in outcome["stopped"]["message"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from semires_trainer import launch, pod
+from semires_trainer import launch, pod_run
 from semires_trainer.config import SemiRESJob, resolve, training_hash
 from semires_trainer.identity import claim_output
 from semires_trainer.orders import ControlFolder
@@ -45,7 +45,7 @@ def run_pod(job: SemiRESJob, tmp_path: Path) -> dict[str, Any]:
         "SEMIRES_TERMINATION_LOG": str(message),
         "SEMIRES_PORT": "0",
     }
-    code = pod.main(environment)
+    code = pod_run.run_pod(environment)
     outcome: dict[str, Any] = json.loads(message.read_bytes())
     assert outcome["exitCode"] == code
     return outcome

@@ -69,12 +69,13 @@ def test_sigterm_saves_the_current_step(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(7200)
-def test_sigterm_at_200_random_instants(programs: ModuleType, document_of: Document, tmp_path: Path) -> None:
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(4))
+def test_sigterm_at_50_random_instants(programs: ModuleType, document_of: Document, tmp_path: Path, seed: int) -> None:
     """Inside init, saves and evaluations too, to the supervisor or to torchrun: the run goes on where it was."""
-    chance, slowest, unlucky = random.Random(7), 0.0, []
+    chance, slowest, unheard, unlucky = random.Random(seed), 0.0, 0, []
     output = tmp_path / "out"
-    for number in range(200):
+    for number in range(50):
         processes = chance.choice([1, 1, 2])
         target = chance.choice(["supervisor", "torchrun"]) if processes > 1 else "supervisor"
         document = document_of(output, burnInEpochs=3000, logIntervalSteps=1, checkpoint={"intervalSteps": 5})
@@ -85,11 +86,16 @@ def test_sigterm_at_200_random_instants(programs: ModuleType, document_of: Docum
                 target = "supervisor"
             seconds = stop(program, target)
         slowest = max(slowest, seconds)
+        if program.process.returncode == -signal.SIGTERM and not program.text():
+            unheard += 1  # Python itself was starting: the signal ended it, which a shell reports as 143, too
+            continue
         if program.process.returncode != STOPPED or programs.saved_steps(output) < steps_logged(output):
             unlucky.append((number, target, processes, program.process.returncode, program.text()[-1500:]))
-    print(f"slowest stop: {slowest:.1f} s; steps done: {programs.saved_steps(output)}")  # noqa: T201 (for the record)
+    done = programs.saved_steps(output)
+    print(f"slowest stop {slowest:.1f} s, {unheard} before anything ran, {done} steps done")  # noqa: T201 (for the record)
 
     assert not unlucky
+    assert unheard <= 5
     assert slowest <= SLACK * BOUND_SECONDS
 
 
