@@ -78,12 +78,12 @@ class World:
         """True on every rank if it is true on all."""
         return not self.any(not flag)
 
-    def broadcast(self, value: Any) -> Any:
-        """Give every rank the (picklable, ours) `value` of rank 0."""
+    def broadcast(self, value: Any, *, source: int = 0) -> Any:
+        """Give every rank the (picklable, ours) `value` of rank `source`."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=source, device=self.device)
         return box[0]
 
 

@@ -9,14 +9,12 @@ from typing import Any
 from semires_trainer.config import SemiRESJob, resolve
 from semires_trainer.connection import storage_settings
 from semires_trainer.errors import ConfigError
-from semires_trainer.orders import control_folder
+from semires_trainer.orders import STAGES, control_folder
 from semires_trainer.results import Results, read_results
 from semires_trainer.schedule import check_batches
 from semires_trainer.signals import EXIT_CODES, StopRequested
 from semires_trainer.storage import Storage
 from semires_trainer.supervisor import Supervision, cache_folder, supervise, work_folder
-
-STAGES = ("propose", "train", "evaluate")
 
 
 class RunFailed(Exception):

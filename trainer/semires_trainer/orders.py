@@ -14,6 +14,8 @@ from semires_trainer import atomic
 from semires_trainer.errors import ConfigError
 
 CONTROL_FOLDER = ".run"
+STAGES = ("propose", "train", "evaluate")
+"""All that a run does, in order."""
 JOB_UID, ATTEMPT, POD_UID, POD_NAME = ("SEMIRES_JOB_UID", "SEMIRES_ATTEMPT", "SEMIRES_POD_UID", "SEMIRES_POD_NAME")
 
 
@@ -129,6 +131,12 @@ def read_orders(path: Path) -> Orders:
 
 def control_folder(work: Path, environment: Mapping[str, str] = os.environ) -> ControlFolder:
     """The control folder of this node; nodes may share a work folder."""
-    several = environment.get("PET_NNODES", "1") not in {"1", "1:1", ""}
     node = environment.get(POD_NAME) or environment.get("HOSTNAME", "")
-    return ControlFolder(work / (f"{CONTROL_FOLDER}-{node}" if several and node else CONTROL_FOLDER))
+    return ControlFolder(
+        work / (f"{CONTROL_FOLDER}-{node}" if node and not is_one_node(environment) else CONTROL_FOLDER)
+    )
+
+
+def is_one_node(environment: Mapping[str, str]) -> bool:
+    """Whether this node trains alone."""
+    return environment.get("PET_NNODES", "1") in {"", "1", "1:1"}

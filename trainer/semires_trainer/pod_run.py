@@ -13,8 +13,8 @@ from typing import Any
 
 from semires_trainer.config import SemiRESJob, parse_job
 from semires_trainer.errors import ConfigError, SemiresError
-from semires_trainer.launch import STAGES, supervision_of
-from semires_trainer.orders import JOB_UID, POD_UID, Attempt, attempt_of
+from semires_trainer.launch import supervision_of
+from semires_trainer.orders import JOB_UID, POD_UID, STAGES, Attempt, attempt_of
 from semires_trainer.outcome import end_of, outcome_json, write_termination_message
 from semires_trainer.sinks import JsonSink
 from semires_trainer.supervisor import supervise

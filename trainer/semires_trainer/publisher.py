@@ -32,6 +32,7 @@ from semires_trainer.checkpoint_folders import (
     read_summary,
 )
 from semires_trainer.errors import InfrastructureError, SemiresError, WeightsError
+from semires_trainer.inputs import local_path
 from semires_trainer.ledger import Entry, read_ledger, retained, write_ledger
 from semires_trainer.storage import Storage
 from semires_trainer.storage.digest import is_sha256
@@ -429,4 +430,4 @@ def _number_in(folder: str) -> int:
 
 
 def _is_same_folder(output: str, work: Path) -> bool:
-    return not output.startswith("s3://") and Path(output.removeprefix("file://")).expanduser() == work
+    return not output.startswith("s3://") and local_path(output) == work

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from semires_trainer.orders import ControlFolder
+from semires_trainer.orders import ControlFolder, is_one_node
 from semires_trainer.tether import PARENT
 
 SHUTDOWN_SECONDS = 120
@@ -36,11 +36,6 @@ def command_of(orders: Path, processes: str, environment: Mapping[str, str]) -> 
         return [*tethered, *rank]
     where = ["--standalone", "--nnodes=1", f"--nproc-per-node={processes}"] if is_one_node(environment) else []
     return [*tethered, "torch.distributed.run", *where, f"--shutdown-timeout={SHUTDOWN_SECONDS}", "-m", *rank]
-
-
-def is_one_node(environment: Mapping[str, str]) -> bool:
-    """Whether this node trains alone."""
-    return environment.get("PET_NNODES", "1") in {"", "1", "1:1"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,7 +32,7 @@ def mirror(world: World, folder: Path) -> None:
     """Make `folder` on every node what it is on rank 0's, whole or not at all; nothing if it is absent there."""
     if world.nodes == 1:
         return
-    listed = _broadcast(world, _list(folder) if world.is_main else None, source=0)
+    listed = world.broadcast(_list(folder) if world.is_main else None, source=0)
     is_same = not world.is_leader or _list(folder) == listed
     if not listed or world.all(is_same):
         return
@@ -51,13 +50,13 @@ def spread(world: World, folder: Path, *, counts: Callable[[str], bool]) -> None
     if world.nodes == 1:
         return
     for source in world.leaders:
-        names = _broadcast(world, _names(folder, counts) if world.rank == source else None, source=source)
+        names = world.broadcast(_names(folder, counts) if world.rank == source else None, source=source)
         for name in names:
             path = folder / name
             lacks_it = world.is_leader and not path.is_file()
             if not world.any(lacks_it):
                 continue
-            each = _broadcast(world, _listed(path) if world.rank == source else None, source=source)
+            each = world.broadcast(_listed(path) if world.rank == source else None, source=source)
             if lacks_it:
                 with replace_file(path) as temporary:
                     _pass_on(world, path, each, source=source, target=temporary)
@@ -75,12 +74,6 @@ def _list(folder: Path) -> list[Listed]:
 
 def _listed(path: Path) -> Listed:
     return Listed(name=path.name, size=path.stat().st_size, sha256=file_sha256(path))
-
-
-def _broadcast(world: World, value: Any, *, source: int) -> Any:
-    box = [value]
-    dist.broadcast_object_list(box, src=source, device=world.device)
-    return box[0]
 
 
 def _pass_on(world: World, path: Path, listed: Listed, *, source: int, target: Path | None) -> None:

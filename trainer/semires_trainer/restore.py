@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from semires_trainer import atomic
-from semires_trainer.checkpoint_folders import MANIFEST, fault_of, newest_valid, number_of
+from semires_trainer.checkpoint_folders import MANIFEST, fault_of, folder_of, newest_valid, number_of
 from semires_trainer.ledger import Entry, read_ledger
 from semires_trainer.orders import CONTROL_FOLDER
 from semires_trainer.publisher import CHECKPOINTS, GROWING, MODEL_FILE, MODEL_FOLDERS, listed_files
@@ -66,7 +66,7 @@ def _fetch(storage: Storage, entry: Entry, output: str, work: Path) -> None:
     """All of it takes its place once all is there, the checkpoint last: it says so."""
     models = {name: uri for name, uri in entry.models.items() if name in MODEL_FOLDERS}
     with contextlib.ExitStack() as places:
-        target = work / CHECKPOINTS / f"step-{entry.number:08d}"
+        target = folder_of(work / CHECKPOINTS, entry.number)
         folder = places.enter_context(atomic.replace_directory(target))
         storage.download(f"{entry.uri}/{MANIFEST}", folder / MANIFEST, sha256=entry.sha256)
         _fetch_listed(storage, entry.uri, folder / MANIFEST)

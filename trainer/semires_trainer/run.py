@@ -21,7 +21,7 @@ from semires_trainer.identity import claim_output
 from semires_trainer.inputs import local_path
 from semires_trainer.loaders import Loaders
 from semires_trainer.materials import Materials, load_materials, propose
-from semires_trainer.orders import CONTROL_FOLDER, Attempt, ControlFolder, Orders
+from semires_trainer.orders import CONTROL_FOLDER, STAGES, Attempt, ControlFolder, Orders
 from semires_trainer.proposals.packed_cache import PackedCache
 from semires_trainer.results import Results, read_results
 from semires_trainer.schedule import check_batches
@@ -31,8 +31,6 @@ from semires_trainer.stages import EVALUATION_BATCH, Run, burn_in, evaluate_all,
 from semires_trainer.steps import Compute
 from semires_trainer.storage import Storage
 from semires_trainer.telemetry import Phase, Reporter, ReportFiles, null_reporter, open_reporter
-
-STAGES = ("propose", "train", "evaluate")
 
 
 def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop: StopFlag) -> None:

@@ -24,7 +24,7 @@ from semires_trainer.errors import ConfigError, InfrastructureError, RankLost, R
 from semires_trainer.fetch import localize
 from semires_trainer.identity import claim_output, confirm_output
 from semires_trainer.inputs import local_path, missing_inputs
-from semires_trainer.orders import ControlFolder, Orders, attempt_of
+from semires_trainer.orders import ControlFolder, Orders, attempt_of, is_one_node
 from semires_trainer.outcome import (
     End,
     encoded,
@@ -40,7 +40,7 @@ from semires_trainer.progress_file import read_progress
 from semires_trainer.provisions import Provisions, share_nothing
 from semires_trainer.publisher import Publisher
 from semires_trainer.publishing import Publishing
-from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks, is_one_node
+from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks
 from semires_trainer.restore import begin_anew_unless, restore
 from semires_trainer.serving import Server, serve
 from semires_trainer.signals import EXIT_CODES, StopRequested

@@ -63,10 +63,8 @@ def until(condition: Callable[[], object], *, seconds: float = SECONDS, what: st
 
 
 def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
+    found = process_state(pid)
+    return found is not None and found[0] not in "ZX"
 
 
 def children_of(pid: int) -> list[int]:

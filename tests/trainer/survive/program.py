@@ -20,6 +20,7 @@ from semires_trainer.atomic import file_sha256
 from semires_trainer.checkpoint_folders import newest_valid, number_of
 from semires_trainer.orders import ControlFolder
 from semires_trainer.progress_file import ProgressReport, read_progress
+from semires_trainer.ranks import process_state
 
 Moment = Callable[["Program"], bool]
 LONGEST_SECONDS = 240.0
@@ -138,10 +139,8 @@ def parent_of(pid: int) -> int:
 
 def is_running(pid: int) -> bool:
     """Whether there is such a process, and it is not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
+    found = process_state(pid)
+    return found is not None and found[0] not in "ZX"
 
 
 def saved_steps(work: Path) -> int:

@@ -18,6 +18,7 @@ from semires_trainer.commands.frame import (
     output_option,
     processes_option,
 )
+from semires_trainer.orders import STAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def run(**options: Any) -> None:
       semires run examples/quickstart.yaml
       semires run job.yaml --nproc 4 --set training.epochs=2 --output runs/try
     """
-    _run_stages(_Options(**options), ("propose", "train", "evaluate"))
+    _run_stages(_Options(**options), STAGES)
 
 
 @click.command(short_help="Burn-in and mutual learning only.")
