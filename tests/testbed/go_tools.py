@@ -84,6 +84,7 @@ def _build_once(program: Path, what: list[str], *, folder: Path, say: Say = lamb
     with locked(program.parent / ".lock", say=say):
         if not program.exists():
             partial = program.with_name(f".{program.name}.partial")
+            partial.unlink(missing_ok=True)  # left by a build that was killed
             command = [go_program(), "build", "-trimpath", "-o", str(partial), *what]
             result = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
             if result.returncode != 0:

@@ -33,7 +33,10 @@ class Identity:
     @property
     def alive(self) -> bool:
         """It runs; a zombie does not."""
-        return _start_of(self.pid) == self.start
+        with contextlib.suppress(ChildProcessError):  # another's child, which another has to bury
+            os.waitpid(self.pid, os.WNOHANG)
+        state, start = _state_and_start(self.pid)
+        return start == self.start and state not in ("Z", "X")
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
@@ -43,10 +46,8 @@ class Identity:
 
 
 def identity_of(pid: int) -> Identity:
-    """Of a process that runs."""
-    start = _start_of(pid)
-    if start is None:
-        raise RuntimeError(f"process {pid} ended at once")
+    """Of this process or a child of it, which may have ended."""
+    _, start = _state_and_start(pid)
     return Identity(pid=pid, start=start)
 
 
@@ -128,12 +129,10 @@ class Processes:
         partial.replace(self._record(name))
 
 
-def _start_of(pid: int) -> int | None:
-    """Start time in ticks since boot, or None if no such process runs; an ended child of ours is buried."""
-    with contextlib.suppress(ChildProcessError):  # another's child
-        os.waitpid(pid, os.WNOHANG)
+def _state_and_start(pid: int) -> tuple[str, int]:
+    """Its state, one letter (Z for a zombie), and its start in ticks since boot; nothing and 0 if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+        return "", 0
+    return fields[0], int(fields[19])
