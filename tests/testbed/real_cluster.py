@@ -19,7 +19,7 @@ import yaml
 from testbed import certificates, go_tools, images, leftovers, network, node_config, programs, runs
 from testbed.api_cluster import ApiCluster, Ports
 from testbed.cluster import Object, condition, training_operator_manifests
-from testbed.fake_nodes import GPU, KUBEFLOW
+from testbed.fake_nodes import GPU, KUBEFLOW, webhook_secret
 from testbed.go_tools import Say
 from testbed.node_config import NODE_NAME, PROMETHEUS_PORT, S3_PORT, Mount
 from testbed.processes import Processes
@@ -208,7 +208,9 @@ class RealCluster(ApiCluster):
         self.kubectl("patch", "node", NODE_NAME, "--subresource=status", "--type=json", "-p", json.dumps(capacity))
 
     def _deploy_training_operator(self) -> None:
-        """Upstream's manifests; only its first probe comes earlier, or its 15 s would be half of the start."""
+        """Upstream's manifests, but for what would take half of the start: 15 s to its first probe, and as long for
+        the kubelet to notice that it has filled its webhook's Secret.
+        """
         folder = training_operator_manifests() / "overlays" / "standalone"
         objects = list(yaml.safe_load_all(self.kubectl("kustomize", str(folder))))
         for deployment in (one for one in objects if one["kind"] == "Deployment"):
@@ -217,7 +219,7 @@ class RealCluster(ApiCluster):
                     container[probe] |= {"initialDelaySeconds": 1, "periodSeconds": 2}
         first = [one for one in objects if one["kind"] == "Namespace"]
         self.apply(*first)
-        self.apply(*(one for one in objects if one["kind"] != "Namespace"))
+        self.apply(*(one for one in objects if one["kind"] not in ("Namespace", "Secret")), webhook_secret())
         self.kubectl("-n", KUBEFLOW, "rollout", "status", "deployment/training-operator", "--timeout=120s", seconds=130)
 
     def _wait_for_services(self) -> None:
