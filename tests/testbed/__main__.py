@@ -10,7 +10,7 @@ from testbed import programs, requirements, runs
 from testbed.api_cluster import ApiCluster
 from testbed.fake_nodes import FakeNodeCluster
 from testbed.processes import Processes
-from testbed.real_cluster import RealCluster, end_real_cluster
+from testbed.real_cluster import InUseError, RealCluster, end_real_cluster
 
 Make = Callable[[], ApiCluster]
 
@@ -43,7 +43,10 @@ def up(depth: str, nodes: int) -> None:
 def down(depth: str) -> None:
     """End it, whatever state it is in, and remove all that it wrote."""
     if depth == "real":
-        end_real_cluster(_say)
+        try:
+            end_real_cluster(_say)
+        except InUseError as error:
+            raise click.ClickException(str(error)) from error
     else:
         runs.end_run(_folder(depth))
     runs.clean_leftovers()

@@ -31,6 +31,10 @@ GPUS = 4
 PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+class InUseError(RuntimeError):
+    """Another process uses the cluster."""
+
+
 class RealCluster(ApiCluster):
     """A node with four pretend GPUs, on which containers run."""
 
@@ -95,7 +99,7 @@ class RealCluster(ApiCluster):
 
     def _begin_anew(self) -> None:
         if _used():
-            raise RuntimeError(f"the cluster in {self.folder} is broken, but others use it: end them first")
+            raise InUseError(f"the cluster in {self.folder} is broken, but others use it: end them first")
         self.stop()
         self.bring_up()
 
@@ -255,12 +259,12 @@ class RealCluster(ApiCluster):
 
 
 def end_real_cluster(say: Say) -> None:
-    """End it, whatever state it is in; RuntimeError if tests use it."""
+    """End it, whatever state it is in; InUseError if tests use it."""
     folder = runs.runs_folder() / RealCluster.DEPTH
     with _turn(say):
         (folder / "kept").unlink(missing_ok=True)
         if _used():
-            raise RuntimeError("tests use the cluster: it goes when the last of them ends")
+            raise InUseError("tests use the cluster: it goes when the last of them ends")
         leftovers.end_real_run(folder, Processes(folder))
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testbed import leftovers, real_cluster, runs
+from testbed import leftovers, runs
 from testbed.processes import Processes
-from testbed.real_cluster import RealCluster, end_real_cluster
+from testbed.real_cluster import InUseError, RealCluster, end_real_cluster
 
 pytestmark = pytest.mark.long
 
@@ -22,9 +22,10 @@ KILLED = "os.kill(os.getpid(), signal.SIGKILL)\n"
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Of the cluster, which nobody else may use meanwhile."""
-    if real_cluster._used():
-        pytest.skip("other tests use the real cluster")
-    end_real_cluster(lambda _: None)
+    try:
+        end_real_cluster(lambda _: None)
+    except InUseError as error:
+        pytest.skip(str(error))
     yield runs.runs_folder() / RealCluster.DEPTH
     end_real_cluster(lambda _: None)
 
@@ -58,7 +59,7 @@ def test_what_a_killed_owner_left_is_replaced_at_the_next_start(folder: Path) ->
 
 def test_a_cluster_in_use_is_not_ended(folder: Path) -> None:
     with RealCluster() as cluster:
-        with pytest.raises(RuntimeError, match="tests use the cluster"):
+        with pytest.raises(InUseError, match="tests use the cluster"):
             end_real_cluster(lambda _: None)
 
         assert cluster.running
