@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -264,12 +265,18 @@ class ApiCluster(Cluster):
 
 
 def free_ports(number: int) -> list[int]:
-    """Loopback ports that are free now, all different."""
-    listeners = [socket.socket() for _ in range(number)]
-    try:
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
+    """Loopback ports that are free now, all different, and not of those that the kernel gives to connections.
+
+    Of those one might be taken for a connection while the server that had it is restarted.
+    """
+    first_of_kernel = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(max(10_000, first_of_kernel - 15_000), first_of_kernel)
+    chosen: list[int] = []
+    while len(chosen) < number:
+        port = secrets.choice(candidates)
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):  # taken
+                listener.bind(("127.0.0.1", port))
+                chosen += [port] if port not in chosen else []
+    return chosen
