@@ -15,9 +15,7 @@ MAX_ATTEMPTS = 10
 MAX_MESSAGE, MAX_LOG_TAIL = 2048, 4096
 """Characters."""
 
-Phase = Literal[
-    "Pending", "Queued", "Preflight", "Running", "Stopping", "Suspended", "Retrying", "Succeeded", "Failed"
-]
+Phase = Literal["Pending", "Queued", "Preflight", "Running", "Stopping", "Suspended", "Retrying", "Succeeded", "Failed"]
 Word = Annotated[str, Field(max_length=64)]
 Name = Annotated[str, Field(max_length=253)]
 Sentence = Annotated[str, Field(max_length=MAX_MESSAGE)]
