@@ -191,6 +191,23 @@ class Provenance(_Part):
     """Of the operator that made the last attempt."""
 
 
+class Display(_Part):
+    """What `kubectl get` shows, as text. Programs read the other fields."""
+
+    epoch: Word = ""
+    """Epoch of all, such as 12/40."""
+    progress: Word = ""
+    """Share of the run's time that is done, such as 31%."""
+    eta: Word = ""
+    """Time until the end, such as 5h2m."""
+    overall_iou: Annotated[Word, Field(alias="oIoU")] = ""
+    """oIoU in percent, such as 47.31: the last known, in the end that of the first evaluated split."""
+    labeled: Word = ""
+    """How much is labelled, such as 1%, 120 images or file."""
+    refine: Word = ""
+    """Strategy of refinement, given or the preset's."""
+
+
 class Status(_Part):
     """How far, how good, what's wrong."""
 
@@ -232,6 +249,8 @@ class Status(_Part):
     """What the last check found."""
     progress: Progress | None = None
     """How far it is."""
+    display: Display | None = None
+    """What `kubectl get` shows."""
     last_checkpoint: Checkpoint | None = None
     """The newest verified checkpoint."""
     best_checkpoint: Checkpoint | None = None
