@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from semires_operator.crd import build_crd
 from testbed.semiresjobs import SPECS, Document, changed, manifest
 from testbed.verdicts import ApiServer, api_with_crd
 
@@ -28,3 +29,10 @@ def stored(api: ApiServer) -> dict[str, Document]:
     documents = [manifest(spec, name) for name, spec in SPECS.items()]
     documents += [manifest(changed(spec, ("suspend",), True), f"{name}-suspended") for name, spec in SPECS.items()]
     return {document["metadata"]["name"]: api.keep(document) for document in documents}
+
+
+@pytest.fixture
+def whole_crd(api: ApiServer) -> Iterator[None]:
+    """Puts the CRD back that a test took rules from."""
+    yield
+    api.install(build_crd())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from semires_operator.crd import build_crd
-from testbed.rules import RuleAt, rules_of
+from testbed.rules import RuleAt, needless, rules_of, schema_of
 from testbed.semiresjobs import SPECS, Document, changed, manifest
 from testbed.verdicts import Answer, ApiServer, models_accept
 
-SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-BETWEEN_FIELDS = [rule for rule in rules_of(SCHEMA) if rule.between_fields and not rule.is_transition]
+CRD = build_crd()
+BETWEEN_FIELDS = [rule for rule in rules_of(schema_of(CRD)) if rule.between_fields and not rule.is_transition]
 SAM = SPECS["smallest"]["proposals"]["sam"]
 FELZENSZWALB = {"generator": "Felzenszwalb"}
 SMALL = SPECS["small-model"]["model"]["dimensions"]
@@ -221,3 +222,14 @@ def test_a_rule_has_a_case_that_it_alone_refuses(rule: RuleAt, answers: dict[str
     alone = [answer.causes[0] for answer in answers.values() if len(answer.causes) == 1]
 
     assert any(rule.says(cause) for cause in alone)
+
+
+@pytest.mark.long
+def test_without_a_rule_its_case_is_accepted(api: ApiServer, answers: dict[str, Answer], whole_crd: None) -> None:
+    documents = {name: document for name, document, _, _ in refusals()}
+    cases = []
+    for rule in BETWEEN_FIELDS:
+        name = next(name for name, answer in answers.items() if len(answer.causes) == 1 and rule.says(answer.causes[0]))
+        cases.append((rule, partial(api.judge, documents[name])))
+
+    assert needless(cases, CRD, api) == []
