@@ -10,6 +10,7 @@ import pytest
 
 from semires_operator.backends import build_child
 from semires_operator.backends.preflight_job import build_preflight
+from semires_operator.endpoints import Endpoint
 from semires_operator.launch import Launch
 from semires_operator.settings import Settings
 from semires_trainer.config import SemiRESJob, parse_job
@@ -40,6 +41,13 @@ def make_job() -> MakeJob:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lab() -> Endpoint:
+    """An endpoint of an administrator's list, with everything that one may have."""
+    pem = "-----BEGIN CERTIFICATE-----\nTUlJQg==\n-----END CERTIFICATE-----\n"
+    return Endpoint(url="https://s3.lab.example:9000", region="us-east-1", path_style=False, ca_bundle=pem)
 
 
 @pytest.fixture(scope="session")
