@@ -47,7 +47,7 @@ CONTAINER_SECURITY = {
 
 
 def training_template(launch: Launch, settings: Settings) -> dict[str, Any]:
-    """Template of a training pod. ConfigError if the document is too long."""
+    """Template of a training pod, whose restart policy its owner sets. ConfigError if the document is too long."""
     disk, pod = disk_of(launch), launch.job.spec.pod
     volumes = volumes_of(launch, cache_bytes=disk.cache, shm=launch.resources.shm)
     container = _container(launch, settings, volumes) | {
@@ -87,6 +87,7 @@ def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     }
     spec = _spec(launch, settings, container, volumes)
     spec |= {"activeDeadlineSeconds": preflight.deadline_seconds, "terminationGracePeriodSeconds": 10}
+    spec["restartPolicy"] = "Never"
     selector = {key: value for key, value in launch.job.spec.pod.node_selector.items() if key in PLACES}
     return {
         "metadata": _metadata(launch, PREFLIGHT, {}),
@@ -155,7 +156,6 @@ def _spec(
         ],
     }
     return {
-        "restartPolicy": "Never",
         "enableServiceLinks": False,
         "automountServiceAccountToken": account is not None,
         "securityContext": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,3 +118,9 @@ def expanded(text: str, known: dict[str, str]) -> str:
         lambda match: "$" if match[1] is None else known.get(match[1], match[0]),
         text,
     )
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Path:
+    """The testbed's, built if need be."""
+    return programs.KUBECTL.build()
