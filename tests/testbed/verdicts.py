@@ -5,8 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 from semires_operator.admission import admitted
 from semires_trainer.config import SemiRESJob, parse_job
 from semires_trainer.errors import ConfigError
+from testbed.waiting import wait_until
 
 JOBS = "/apis/semires.dev/v1alpha1/namespaces/default/semiresjobs"
 CRD_FILE = Path(__file__).parents[2] / "manifests/base/crd/semiresjobs.yaml"
@@ -115,14 +115,6 @@ class ApiServer:
         answer = self.request("PATCH", path, text, content_type="application/apply-patch+yaml", **options)
         assert answer.code in {200, 201}, answer.body
         wait_until("the CRD is served", lambda: self.request("GET", JOBS).code == 200, seconds=seconds)
-
-
-def wait_until(what: str, condition: Callable[[], bool], *, seconds: float) -> None:
-    """Poll until it is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 @contextmanager
