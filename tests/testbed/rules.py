@@ -44,7 +44,7 @@ class RuleAt:
 
 
 def generic_field(path: str) -> str:
-    """"spec.pod.env[3].name" -> "spec.pod.env[].name"; keys of maps go too."""
+    """ "spec.pod.env[3].name" -> "spec.pod.env[].name"; keys of maps go too."""
     return re.sub(r"\[[^]]*\]", "[]", path)
 
 
@@ -84,7 +84,7 @@ def without(crd: dict[str, Any], rules: Sequence[RuleAt]) -> dict[str, Any]:
 def needless(cases: Sequence[tuple[RuleAt, Callable[[], Answer]]], crd: dict[str, Any], api: ApiServer) -> list[str]:
     """Rules without which their case is still refused. Each case was refused by its rule alone.
 
-    A dozen rules are dropped at a time, for the API server takes seconds to change over. The CRD stays without the last.
+    A dozen are dropped at a time, for the API server takes seconds to change over. The CRD stays without the last.
     """
     found = []
     for start in range(0, len(cases), 12):

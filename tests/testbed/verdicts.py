@@ -14,11 +14,11 @@ from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
 import yaml
+from testbed.waiting import wait_until
 
 from semires_operator.admission import admitted
 from semires_trainer.config import SemiRESJob, parse_job
 from semires_trainer.errors import ConfigError
-from testbed.waiting import wait_until
 
 JOBS = "/apis/semires.dev/v1alpha1/namespaces/default/semiresjobs"
 CRD_FILE = Path(__file__).parents[2] / "manifests/base/crd/semiresjobs.yaml"
@@ -98,7 +98,6 @@ class ApiServer:
         """Replace the object of that name, but only for show."""
         path = f"{JOBS}/{document['metadata']['name']}"
         return self.request("PUT", path, document, dryRun="All", fieldValidation="Strict")
-
 
     def keep(self, document: dict[str, Any]) -> dict[str, Any]:
         """Create it for real, in the place of an older one, and return it as stored."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from testbed.verdicts import ApiServer, api_with_crd
 
 

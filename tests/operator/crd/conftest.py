@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from semires_operator.crd import build_crd
 from testbed.semiresjobs import SPECS, Document, changed, manifest
 from testbed.verdicts import ApiServer, api_with_crd
+
+from semires_operator.crd import build_crd
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What may change in a job that exists: how it runs while it is suspended, when it ends at any time, what it trains never."""
+"""What may change in a job: when it ends at any time, how it runs while it is suspended, what it trains never."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-
-from semires_operator import cel
-from semires_operator.crd import build_crd, spec_schema
 from testbed.rules import RuleAt, needless, node_at, rules_of, schema_of
 from testbed.semiresjobs import SPECS, Document, changed, changes, generic, places
 from testbed.verdicts import Answer, ApiServer, Cause
+
+from semires_operator import cel
+from semires_operator.crd import build_crd, spec_schema
 
 CRD, SPEC = build_crd(), spec_schema()
 TRANSITIONS = [rule for rule in rules_of(schema_of(CRD)) if rule.is_transition]
@@ -97,7 +97,9 @@ def changed_by(rule: RuleAt) -> str:
 
 @pytest.mark.parametrize("field", sorted(cel.CHANGEABLE_ANYTIME | set(cel.CHANGEABLE_WHILE_SUSPENDED)))
 def test_a_suspended_job_may_run_differently(field: str, api: ApiServer, stored: Stored) -> None:
-    leaves = [leaf for leaf in leaves_below(field) if any(True for job in suspended(stored) for _ in with_field(job, leaf))]
+    leaves = [
+        leaf for leaf in leaves_below(field) if any(True for job in suspended(stored) for _ in with_field(job, leaf))
+    ]
 
     assert leaves
     for leaf in leaves:
