@@ -201,7 +201,7 @@ def _unread_threshold(name: str) -> Rule:
     return Rule(
         rule=f"!has(self.refinement.{name}) || {strategy} in {_words(readers)}",
         problem="strategy {} does not read it",
-        remedy=f"remove it: only {', '.join(readers)} read {name}",
+        remedy=f"remove it: {name} is read by {' and '.join(readers)} only",
         values=(strategy,),
         field=f".refinement.{name}",
         reason="FieldValueForbidden",
