@@ -20,7 +20,7 @@ from semires_operator.decide.record import (
 )
 from semires_operator.display import duration
 from semires_operator.explain import Explanation, explain_queue, explain_stuck, explain_waiting
-from semires_operator.failure import End, classify
+from semires_operator.failure import End, classify, removal_of
 from semires_operator.observed import Child, Pod
 from semires_operator.outcome import Outcome
 from semires_operator.reasons import Reason
@@ -239,6 +239,12 @@ def wait_for_end(look: Look) -> Step:
     for pod in look.stuck_pods:
         why = explain_stuck(pod)
         return look.say(phase, why.reason, why.message, requeue=LONGEST_WAIT, degraded=(why.reason, why.message))
+    for pod in look.own_pods:
+        if pod.alive and pod.deleting_since:
+            # written down, since a pod that was removed is gone before its end is seen
+            return look.say(phase, Reason.DISRUPTED, removal_of(pod), requeue=SHORTEST_WAIT)
+    if look.status.reason == Reason.DISRUPTED:
+        return look.say(phase, Reason.DISRUPTED, look.status.message, requeue=SHORTEST_WAIT)
     message = f"Attempt {look.status.attempt} has ended; its pods' last words are waited for."
     return look.say(phase, Reason.PODS_ENDING, message, requeue=SHORTEST_WAIT)
 
@@ -248,7 +254,9 @@ def wait_for_end(look: Look) -> Step:
 
 def _end_in_failure(look: Look, child: Child | None, pods: Iterable[Pod]) -> Step:
     pod = _most_telling(pods)
-    end = End(child=child, pod=pod, outcome=look.outcome_of(pod) if pod else None, log_tail=look.seen.log_tail)
+    removal = look.status.message if look.status.reason == Reason.DISRUPTED else ""
+    outcome = look.outcome_of(pod) if pod else None
+    end = End(child=child, pod=pod, outcome=outcome, log_tail=look.seen.log_tail, removal=removal)
     verdict = classify(end, look.spec.failure_policy.rules)
     known = look.with_status(look.status.model_copy(update=failed(look, verdict)))
     if verdict.action != "Fail":

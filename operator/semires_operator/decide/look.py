@@ -160,7 +160,7 @@ class Look:
         pods = tuple(pods)
         if any(pod.alive and pod.deleting_since and not self.is_stuck(pod) for pod in pods):
             return False
-        if any(pod.exit_code is not None for pod in pods):
+        if any(pod.exit_code is not None for pod in pods) or (not pods and self.status.reason == Reason.DISRUPTED):
             return True
         return self.now >= (child.finished or child.created) + timedelta(seconds=LAST_WORD_SECONDS)
 

@@ -171,11 +171,7 @@ class World:
             "lastCheckpoint": self._checkpoint(),
         }
         content = json.dumps(document).encode()
-        return read_answer(
-            content, job_uid="job-uid", attempt=pod.attempt, pod=pod.name, pod_uid=pod.uid, now=self.now
-        )
-
-
+        return read_answer(content, job_uid="job-uid", attempt=pod.attempt, pod=pod.name, pod_uid=pod.uid, now=self.now)
 
     def _checkpoint(self) -> dict[str, Any] | None:
         if self.saved_at is None:
