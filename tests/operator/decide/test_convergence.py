@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -15,15 +16,20 @@ from semires_operator.decide import decide
 from semires_operator.observed import Refusal
 from semires_operator.seen import status_of
 
-LIMITS = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    phases=(Phase.explicit, Phase.generate),
-    print_blob=False,
-    suppress_health_check=list(HealthCheck),
-)
+
+def limits(examples: int) -> settings:
+    """The same lives in every run; a failure is told as it was found, since shrinking it takes minutes."""
+    return settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        phases=(Phase.explicit, Phase.generate),
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 PATIENCE = 700
 """Ticks in which everything has come to rest: the longest back-off, a stop, a stuck pod and a whole run."""
 
@@ -174,5 +180,9 @@ class Life(RuleBasedStateMachine):
         assert world.writes == before, "something is written at rest"
 
 
-def test_every_life_converges(worlds: ModuleType) -> None:
-    run_state_machine_as_test(type("Machine", (Life,), {"worlds": worlds}), settings=LIMITS)
+@pytest.mark.parametrize(
+    "examples",
+    [pytest.param(30, id="some"), pytest.param(1000, id="many", marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
+)
+def test_every_life_converges(worlds: ModuleType, examples: int) -> None:
+    run_state_machine_as_test(type("Machine", (Life,), {"worlds": worlds}), settings=limits(examples))
