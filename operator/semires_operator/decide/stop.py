@@ -53,9 +53,8 @@ def _wanted(look: Look) -> StopReason | None:
 
 
 def is_wanted(look: Look) -> bool:
-    """Whether somebody wants the attempt to stop, and it is not about to end anyway."""
-    is_ending = look.child is not None and look.child.ended
-    return not is_ending and _wanted(look) is not None
+    """Whether somebody wants the attempt to stop."""
+    return _wanted(look) is not None
 
 
 def begin(look: Look) -> Step:
@@ -129,8 +128,7 @@ def _remove(look: Look) -> Step:
     message = f"{_why(look)} The pods are being removed."
     for pod in look.stuck_pods:
         stuck = explain_stuck(pod)
-        degraded = (stuck.reason, stuck.message)
-        return look.say("Stopping", Reason.POD_STUCK, stuck.message, *deletions, requeue=30, degraded=degraded)
+        return look.say("Stopping", stuck.reason, stuck.message, *deletions, requeue=30)
     return look.say("Stopping", Reason.REMOVING_PODS, message, *deletions, requeue=POLL_SECONDS)
 
 
