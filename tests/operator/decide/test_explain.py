@@ -113,6 +113,21 @@ def test_a_refusal_means_the_same_from_the_api_server_and_in_an_event(message: s
     assert found[0] is reason
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        pytest.param('jobs.batch "refcoco-p1" already exists', Reason.NAME_CONFLICT, id="there"),
+        pytest.param(
+            'object is being deleted: jobs.batch "refcoco-p1" already exists', Reason.WAITING_FOR_OLD_OBJECT, id="going"
+        ),
+    ],
+)
+def test_a_name_that_is_taken_is_told_before_anybody_has_looked_at_it(message: str, reason: Reason) -> None:
+    refusal = Refusal(action="Create Job/refcoco-p1", code=409, reason="AlreadyExists", message=message)
+
+    assert explain_refusal(refusal).reason is reason
+
+
 def test_a_volume_that_cannot_be_mounted_is_told_at_once() -> None:
     message = 'MountVolume.SetUp failed for volume "credentials" : secret "s3-credentials" not found'
     found = explain([pod(node="node-1", waiting="ContainerCreating")], warning("FailedMount", message, about=POD))
