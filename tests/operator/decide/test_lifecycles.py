@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from semires_operator.builder import Bodies
+from semires_operator.endpoints import WITHOUT_A_LIST
+
 MakeWorld = Callable[..., Any]
 
 
@@ -430,3 +433,26 @@ def test_a_stuck_pod_stays_told_while_the_next_attempt_runs(world: Any) -> None:
 
     assert world.condition("Degraded")["reason"] == "PodStuck"
     assert "node-1" in world.condition("Degraded")["message"]
+
+
+def test_the_real_bodies_carry_image_micro_batch_and_document(world: Any) -> None:
+    world.builder = Bodies(lambda: WITHOUT_A_LIST)
+    world.until("Running")
+    error = {"reason": "GpuMemory", "message": "Too little GPU memory.", "field": "", "microBatch": 6}
+    first = world.status["provenance"]["documentSha256"]
+    world.end_pod(world.training_pod(), 6, outcome={"error": error})
+    world.until("Succeeded")
+
+    assert world.made == ["refcoco-p1", "refcoco-a1", "refcoco-p2", "refcoco-a2"]
+    assert world.status["provenance"]["documentSha256"] != first
+    assert '"microBatch":6' in str(world.bodies[-1])
+
+
+def test_an_endpoint_that_is_not_allowed_creates_nothing(make_world: MakeWorld) -> None:
+    world = make_world(storage={"endpoint": "elsewhere", "credentialsSecret": "s3"})
+    world.builder = Bodies(lambda: WITHOUT_A_LIST)
+    world.go(20)
+
+    assert (world.made, world.status["reason"]) == ([], "EndpointNotAllowed")
+    assert "it may use default" in world.status["message"]
+    assert world.writes == 1
