@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kubernetes import client, config
+from kubernetes import client
+from kubernetes import config as _config
 from kubernetes.config.config_exception import ConfigException
 
 from semires_operator.client.errors import NoCluster
 from semires_trainer.spec.explain import did_you_mean
 
+config: Any = _config
+"""Its functions have no types."""
 ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 DEFAULT_KUBECONFIG = "~/.kube/config"
 REMEDY = "Give --kubeconfig FILE, or set KUBECONFIG, or ask for a ~/.kube/config"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Literal
 
 import urllib3
-from kubernetes.client import CoreV1Api, CustomObjectsApi
+from kubernetes.client import CustomObjectsApi
 from kubernetes.client.exceptions import ApiException
 
 from semires_operator.client.connection import Connection
@@ -32,8 +33,14 @@ class Gateway:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._jobs = CustomObjectsApi(connection.api)
-        self._core = CoreV1Api(connection.api)
+        self._jobs: Any = CustomObjectsApi(connection.api)
+
+    @functools.cached_property
+    def _core(self) -> Any:
+        """The API of pods and events; its package takes as long to load as all else together."""
+        from kubernetes.client import CoreV1Api
+
+        return CoreV1Api(self.connection.api)
 
     def close(self) -> None:
         """Close the connections."""
@@ -44,10 +51,8 @@ class Gateway:
         filters = {"label_selector": selector, "field_selector": f"metadata.name={name}" if name else ""}
         given = {key: value for key, value in filters.items() if value}
         if namespace is None:
-            call, arguments = self._jobs.list_cluster_custom_object, (GROUP, VERSION, PLURAL)
-        else:
-            call, arguments = self._jobs.list_namespaced_custom_object, (GROUP, VERSION, namespace, PLURAL)
-        return self._json(PLURAL, call, *arguments, **given)
+            return self._json(PLURAL, self._jobs.list_cluster_custom_object, GROUP, VERSION, PLURAL, **given)
+        return self._json(PLURAL, self._jobs.list_namespaced_custom_object, *self._place(namespace), **given)
 
     def watch_jobs(self, namespace: str, name: str, version: str, *, seconds: int) -> Generator[dict[str, Any]]:
         """Events of one job since a version, until the server ends the watch after `seconds`.
@@ -82,14 +87,16 @@ class Gateway:
         options = {"field_manager": MANAGER, "field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
         place, what = self._place(namespace), f'{KIND} "{name}"'
         if verb == "create":
-            return self._json(what, self._jobs.create_namespaced_custom_object, *place, body, **options)
-        return self._json(what, self._jobs.replace_namespaced_custom_object, *place, name, body, **options)
+            return self._json(what, self._jobs.create_namespaced_custom_object, *place, dict(body), **options)
+        return self._json(what, self._jobs.replace_namespaced_custom_object, *place, name, dict(body), **options)
 
     def patch_job(self, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         """Merge a patch into a job."""
         what = f'{KIND} "{name}" in namespace "{namespace}"'
         options = {"field_manager": MANAGER, "_content_type": MERGE_PATCH}
-        return self._json(what, self._jobs.patch_namespaced_custom_object, *self._place(namespace), name, patch, **options)
+        return self._json(
+            what, self._jobs.patch_namespaced_custom_object, *self._place(namespace), name, patch, **options
+        )
 
     def delete_job(self, namespace: str, name: str) -> None:
         """Ask for the deletion of a job; its children go in the background."""
@@ -111,7 +118,9 @@ class Gateway:
         """Lines of a container's log. Raises Unreachable if the stream is cut."""
         timeout = (CONNECT_SECONDS, LOG_SILENCE_SECONDS if options.get("follow") else ANSWER_SECONDS)
         call = self._core.read_namespaced_pod_log
-        return self._lines(f'pod "{pod}"', call, pod, namespace, container=container, _request_timeout=timeout, **options)
+        return self._lines(
+            f'pod "{pod}"', call, pod, namespace, container=container, _request_timeout=timeout, **options
+        )
 
     def _place(self, namespace: str) -> tuple[str, str, str, str]:
         return GROUP, VERSION, namespace, PLURAL
@@ -127,7 +136,9 @@ class Gateway:
             found = json.loads(body)
         except ValueError as error:
             remedy = "Is there a proxy in between?"
-            raise ClusterError(f"{self.connection.server} answered with something else than JSON", remedy=remedy) from error
+            raise ClusterError(
+                f"{self.connection.server} answered with something else than JSON", remedy=remedy
+            ) from error
         return dict(found)
 
     def _lines(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Generator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from semires_operator.client.connection import connect
 from semires_operator.client.differences import Difference, differences
@@ -232,8 +232,7 @@ class Client:
 
 def body_of(manifest: SemiRESJob) -> dict[str, Any]:
     """The object to submit: what the manifest gives, without its defaults; those are the server's."""
-    found = manifest.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    return cast(dict[str, Any], found)
+    return manifest.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
 
 
 def merged(existing: Job, body: Mapping[str, Any]) -> dict[str, Any]:

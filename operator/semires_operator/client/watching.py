@@ -1,4 +1,4 @@
-"""The states of one job as they come, over cut streams, versions too old to watch from, and an API server that is away."""
+"""The states of one job as they come: over cut streams, versions too old to watch from, an API server that is away."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ class Source(Protocol):
     def list_jobs(self, namespace: str | None, *, selector: str = "", name: str = "") -> dict[str, Any]:
         """A list of jobs."""
 
-    def watch_jobs(
-        self, namespace: str, name: str, version: str, *, seconds: int
-    ) -> Generator[dict[str, Any]]:
+    def watch_jobs(self, namespace: str, name: str, version: str, *, seconds: int) -> Generator[dict[str, Any]]:
         """Events of a job since a version."""
 
 
@@ -89,7 +87,7 @@ class JobWatch:
                 yield from self._event(event)
 
     def _listed(self) -> Iterator[Job]:
-        """From the list: its version is the present one, while that of a job that rests may be too old to watch from."""
+        """From the list: its version is the present one; that of a job that rests may be too old to watch from."""
         found = self.source.list_jobs(self.namespace, name=self.name)
         items = found.get("items") or []
         if not items and not self._uid:

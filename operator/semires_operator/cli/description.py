@@ -1,0 +1,275 @@
+"""`semires describe`: how far, how good, what's wrong, what to do next. Builds what rich prints; nothing is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from semires_operator.cli.advice import is_unseen, next_steps
+from semires_operator.cli.log_lines import render_line
+from semires_operator.cli.words import BLOCKS, age, bar, lines_of, number, phase_text, plain
+from semires_operator.client.model import Event, Job
+from semires_operator.status import Attempt, Checkpoint, Failure, Progress, Score
+from semires_trainer.eta import format_seconds
+
+SHOWN_EVENTS, SHOWN_LOG_LINES = 12, 6
+BAR_WIDTH = 28
+STATUS_SHADES = {"True": "bold", "False": "dim", "Unknown": "yellow"}
+ENDED_SHADES = {"Succeeded": "green", "Failed": "red", "Stopped": "magenta", "Lost": "yellow"}
+BAD_IF = {"Failed": "True", "Degraded": "True", "CheckpointFresh": "False"}
+"""Conditions that are told in red in this state."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What is described."""
+
+    job: Job
+    events: Sequence[Event]
+    now: datetime
+    blocks: tuple[str, str] = BLOCKS
+    """Characters of the progress bar."""
+
+
+def describe_job(given: Description) -> Group:
+    """The whole page."""
+    parts: list[RenderableType] = [*_head(given), *_progress(given)]
+    sections = (
+        ("Results, oIoU / mIoU in %", _results(given.job.status.results)),
+        ("What went wrong", _failure(given.job)),
+        ("What it is", _facts(given.job)),
+        ("Checkpoints", _checkpoints(given)),
+        ("Attempts", _attempts(given)),
+        ("Conditions", _conditions(given)),
+        ("Events", _events(given)),
+        ("What to do next", _advice(given)),
+    )
+    for title, content in sections:
+        if content is not None:
+            parts += [Text(), Text(title, style="bold"), Padding(content, (0, 0, 0, 2))]
+    return Group(*parts)
+
+
+def _head(given: Description) -> Iterator[Text]:
+    job = given.job
+    yield Text.assemble(
+        (job.name, "bold"), f"  in {job.namespace}", (f", submitted {age(job.created, given.now)} ago", "dim")
+    )
+    phase = phase_text(job.status.phase)
+    phase.stylize("bold")
+    is_told = job.status.reason and job.status.reason != job.status.phase
+    line = Text.assemble(phase, f" ({job.status.reason})" if is_told else "")
+    if job.status.message:
+        line.append(": ").append_text(plain(" ".join(job.status.message.split())))
+    yield line
+    if not job.is_current and not is_unseen(job, given.now):
+        yield Text("The operator has not seen the last change of the spec yet.", style="yellow")
+    if job.status.stopping is not None:
+        left = (job.status.stopping.deadline - given.now).total_seconds()
+        yield Text(f"It waits for a checkpoint, {format_seconds(max(0.0, left))} more at most.", style="yellow")
+    if job.status.retry_at is not None and job.status.phase == "Retrying":
+        left = (job.status.retry_at - given.now).total_seconds()
+        yield Text(f"The next attempt begins in {format_seconds(max(0.0, left))}.", style="yellow")
+
+
+def _progress(given: Description) -> Iterator[Text]:
+    progress = given.job.status.progress
+    if progress is None:
+        return
+    yield Text()
+    percent = progress.progress_percentage
+    line = bar(percent, width=BAR_WIDTH, blocks=given.blocks)
+    line.append(f" {percent:3d} %", style="bold")
+    if progress.estimated_remaining_seconds is not None and not given.job.is_finished:
+        line.append(f"  {format_seconds(progress.estimated_remaining_seconds)} left")
+    yield line
+    yield Text(where_of(progress))
+    if progress.metrics:
+        yield Text("  ".join(f"{metric.name} {number(metric.value)}" for metric in progress.metrics))
+    if progress.stale and not given.job.is_finished:
+        told = age(progress.last_updated_time, given.now)
+        yield Text(f"The trainer can't be asked; this was told {told or 'some time'} ago.", style="yellow")
+
+
+def where_of(progress: Progress) -> str:
+    """train, epoch 12 of 40, step 5,120 of 12,000"""
+    parts = [progress.stage] if progress.stage else []
+    if progress.epoch is not None:
+        parts.append(f"epoch {progress.epoch}" + (f" of {progress.epochs}" if progress.epochs else ""))
+    if progress.steps:
+        parts.append(f"step {progress.step:,} of {progress.steps:,}")
+    return ", ".join(parts)
+
+
+def _results(scores: Sequence[Score]) -> Table | None:
+    """A row per split, a column per model and size: the final model first."""
+    if not scores:
+        return None
+    kinds = sorted({(score.model, score.size) for score in scores})
+    kinds.sort(key=lambda kind: (kind[0] != "teacher", kind[1] == "original"))
+    table = _table("split", *(f"{model}, {size} size" for model, size in kinds))
+    for split in dict.fromkeys(score.split for score in scores):
+        row = [plain(split)]
+        for model, size in kinds:
+            found = [score for score in scores if (score.split, score.model, score.size) == (split, model, size)]
+            row.append(plain(f"{found[0].overall_iou} / {found[0].mean_iou}" if found else ""))
+        table.add_row(*row)
+    return table
+
+
+def _failure(job: Job) -> RenderableType | None:
+    """The last failure; the job's own if it has failed, else that of the attempt before."""
+    failure = job.status.last_failure
+    if failure is None or job.is_complete:
+        return None
+    lines: list[RenderableType] = [Text.assemble((failure.reason, "red"), ": ", plain(failure.message))]
+    facts = [
+        f"field {failure.field}" if failure.field else "",
+        f"exit code {failure.exit_code}" if failure.exit_code is not None else "",
+        f"on node {failure.node}" if failure.node else "",
+    ]
+    if any(facts):
+        lines.append(plain(", ".join(filter(None, facts))))
+    lines += [Text(line, style="dim") for line in log_tail_of(failure)]
+    return Group(*lines)
+
+
+def log_tail_of(failure: Failure) -> list[str]:
+    """The last lines of a failed attempt."""
+    return [render_line(line).plain for line in lines_of(failure.log_tail)[-SHOWN_LOG_LINES:]]
+
+
+def _facts(job: Job) -> Table:
+    spec = job.spec
+    dataset, model = spec.get("dataset") or {}, spec.get("model") or {}
+    resources = spec.get("resources") or {}
+    display = job.status.display
+    rows = {
+        "dataset": f"{dataset.get('name', '?')}, labelled {display.labeled if display and display.labeled else '?'}",
+        "training": ", ".join(_training(spec)),
+        "model": str(model.get("backbone", "")) if not model.get("dimensions") else "own dimensions",
+        "GPUs": f"{resources.get('nodes', 1)} node(s) x {resources.get('gpusPerNode', 4)}",
+        "output": str(spec.get("output", "")),
+        "queue": str(spec.get("queue", "")),
+        "PyTorchJob": job.status.child,
+        "image": job.status.provenance.image if job.status.provenance else str(spec.get("image", "")),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, plain(value))
+    return table
+
+
+def _training(spec: object) -> Iterator[str]:
+    """preset Paper, refinement CPI-U"""
+    assert isinstance(spec, dict)
+    yield f"preset {(spec.get('training') or {}).get('preset', 'Paper')}"
+    strategy = (spec.get("refinement") or {}).get("strategy")
+    if strategy:
+        yield f"refinement {strategy}"
+
+
+def _checkpoints(given: Description) -> Table | None:
+    status = given.job.status
+    found = {"newest": status.last_checkpoint, "best": status.best_checkpoint}
+    rows: list[tuple[str, Checkpoint]] = [(name, one) for name, one in found.items() if one is not None]
+    if not rows:
+        return None
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, checkpoint in rows:
+        told = f", {age(checkpoint.time, given.now)} ago" if checkpoint.time is not None else ""
+        table.add_row(name, Text.assemble(f"step {checkpoint.step:,}{told}\n", plain(checkpoint.uri)))
+    return table
+
+
+def _attempts(given: Description) -> Table | None:
+    status = given.job.status
+    is_under_way = status.attempt > (status.attempts[-1].number if status.attempts else 0)
+    if not status.attempts and not is_under_way:
+        return None
+    table = _table("#", "ended", "took", "why")
+    for attempt in status.attempts:
+        table.add_row(
+            str(attempt.number), Text(attempt.ended, style=ENDED_SHADES[attempt.ended]), _took(attempt), _why(attempt)
+        )
+    if is_under_way:
+        took = age(status.running_since, given.now) if status.phase in {"Running", "Stopping"} else ""
+        table.add_row(str(status.attempt), Text("not yet", style="dim"), took, "")
+    return table
+
+
+def _took(attempt: Attempt) -> str:
+    if attempt.started_at is None or attempt.ended_at is None:
+        return ""
+    return format_seconds((attempt.ended_at - attempt.started_at).total_seconds())
+
+
+def _why(attempt: Attempt) -> Text:
+    if attempt.failure is None:
+        return Text()
+    counted = " (counts towards backoffLimit)" if attempt.counted else ""
+    message = " ".join(attempt.failure.message.split())
+    return plain(f"{attempt.failure.reason}{counted}" + (f": {message}" if message else ""))
+
+
+def _conditions(given: Description) -> Table | None:
+    conditions = given.job.status.conditions
+    if not conditions:
+        return None
+    table = _table("type", "is", "since", "reason")
+    for condition in conditions:
+        shade = "red" if BAD_IF.get(condition.type) == condition.status else STATUS_SHADES[condition.status]
+        reason = plain(condition.reason)
+        if shade != "dim" and condition.message:
+            reason.append_text(plain(f": {' '.join(condition.message.split())}"))
+        since = age(condition.last_transition_time, given.now)
+        table.add_row(Text(condition.type, style=shade), Text(condition.status, style=shade), since, reason)
+    return table
+
+
+def _events(given: Description) -> Table | None:
+    if not given.events:
+        return None
+    table = _table("ago", "reason", "message")
+    for event in given.events[-SHOWN_EVENTS:]:
+        often = f" (x{event.count})" if event.count > 1 else ""
+        reason = Text(f"{event.reason}{often}", style="yellow" if event.type == "Warning" else "")
+        table.add_row(age(event.time, given.now), reason, plain(event.message))
+    return table
+
+
+def _advice(given: Description) -> Group:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for step in next_steps(given.job, given.now):
+        table.add_row("-", _with_code(step))
+    return Group(table)
+
+
+def _with_code(text: str) -> Text:
+    """A sentence with what stands in backticks in bold."""
+    line = Text()
+    for place, part in enumerate(text.split("`")):
+        line.append_text(plain(part)) if place % 2 == 0 else line.append(part, style="bold")
+    return line
+
+
+def _table(*titles: str) -> Table:
+    """A table without lines; the last column takes what is left."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for title in titles[:-1]:
+        table.add_column(title, no_wrap=True)
+    table.add_column(titles[-1], overflow="fold")
+    return table
