@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from semires_operator.client import Client, Job
 
 EXTRA = "pip install 'semires[operator]'"
+LONGEST_SECONDS = 10 * 365 * 86400
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,29 +87,20 @@ def format_option(*formats: str) -> Callable[[Callable[..., Any]], Callable[...,
     return click.option("-o", "--output", "output", type=click.Choice(formats), help=help_text)
 
 
-class Seconds(click.ParamType):
-    """A time such as 90, 90s, 30m, 12h or 2d, in seconds."""
+def parse_seconds(text: str) -> float:
+    """Seconds of a time such as 90, 90s, 30m, 12h or 2d."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < LONGEST_SECONDS:
+        raise click.BadParameter(f'"{text}" is no time: write 90s, 30m, 12h or 2d')
+    return seconds
 
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds of a text; fails as click does."""
-        if isinstance(value, int | float):
-            return float(value)
-        number, unit = (value[:-1], value[-1]) if value[-1:] in _UNITS else (value, "s")
-        try:
-            seconds = float(number) * _UNITS[unit]
-        except ValueError:
-            self.fail(f'"{value}" is no time: write 90s, 30m, 12h or 2d', param, ctx)
-        if not 0 <= seconds < 10 * 365 * 86400:
-            self.fail(f'"{value}" is out of range: write 90s, 30m, 12h or 2d', param, ctx)
-        return seconds
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 timeout_option = click.option(
-    "--timeout", type=Seconds(), metavar="TIME", help="Such as 90s, 30m, 12h or 2d. Default: without end."
+    "--timeout", type=parse_seconds, metavar="TIME", help="Such as 90s, 30m, 12h or 2d. Default: without end."
 )
 
 
