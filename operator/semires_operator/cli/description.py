@@ -15,7 +15,7 @@ from semires_operator.cli.advice import is_unseen, next_steps
 from semires_operator.cli.log_lines import render_line
 from semires_operator.cli.words import BLOCKS, age, bar, lines_of, number, phase_text, plain
 from semires_operator.client.model import Event, Job
-from semires_operator.status import Attempt, Checkpoint, Failure, Progress, Score
+from semires_operator.status import Attempt, Checkpoint, Display, Failure, Progress, Score
 from semires_trainer.eta import format_seconds
 
 SHOWN_EVENTS, SHOWN_LOG_LINES = 12, 6
@@ -149,10 +149,11 @@ def _facts(job: Job) -> Table:
     spec = job.spec
     dataset, model = spec.get("dataset") or {}, spec.get("model") or {}
     resources = spec.get("resources") or {}
-    display = job.status.display
+    display = job.status.display or Display()
+    labeled, refine = f", {display.labeled} labelled", f", refinement {display.refine}"
     rows = {
-        "dataset": f"{dataset.get('name', '?')}, labelled {display.labeled if display and display.labeled else '?'}",
-        "training": ", ".join(_training(spec)),
+        "dataset": f"{dataset.get('name', '?')}{labeled if display.labeled else ''}",
+        "training": f"preset {(spec.get('training') or {}).get('preset', '?')}{refine if display.refine else ''}",
         "model": str(model.get("backbone", "")) if not model.get("dimensions") else "own dimensions",
         "GPUs": f"{resources.get('nodes', 1)} node(s) x {resources.get('gpusPerNode', 4)}",
         "output": str(spec.get("output", "")),
@@ -167,15 +168,6 @@ def _facts(job: Job) -> Table:
         if value:
             table.add_row(name, plain(value))
     return table
-
-
-def _training(spec: object) -> Iterator[str]:
-    """preset Paper, refinement CPI-U"""
-    assert isinstance(spec, dict)
-    yield f"preset {(spec.get('training') or {}).get('preset', 'Paper')}"
-    strategy = (spec.get("refinement") or {}).get("strategy")
-    if strategy:
-        yield f"refinement {strategy}"
 
 
 def _checkpoints(given: Description) -> Table | None:

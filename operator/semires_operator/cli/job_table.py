@@ -60,7 +60,7 @@ COLUMNS = (
 WIDE = (
     Column(title="DATASET", cell=_spec("dataset", "name"), rank=10),
     Column(title="LABELED", cell=_display("labeled"), rank=11),
-    Column(title="REFINE", cell=_spec("refinement", "strategy"), rank=12),
+    Column(title="REFINE", cell=_display("refine"), rank=12),
     Column(title="PYTORCHJOB", cell=lambda job, _: job.status.child, rank=14),
     Column(title="QUEUE", cell=_spec("queue"), rank=13),
     Column(title="MESSAGE", cell=_message, rank=8),

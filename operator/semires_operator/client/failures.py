@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from semires_operator.client.model import clean
 from semires_operator.names import GROUP, KIND, PLURAL
 
 INSTALL = "kubectl apply --server-side -k manifests/overlays/cluster-wide"
+PREFIX = re.compile(r"^(Invalid value|Forbidden|Required value)(: (\"[^\"]*\"|[^ :]*|object))?: ")
+"""What the server puts before a message of the CRD's rules: a kind, and the value where there is one."""
 TOO_MANY_REQUESTS, GONE = 429, 410
 
 
@@ -77,12 +80,16 @@ def _not_found(status: Mapping[str, Any], message: str, what: str) -> ClusterErr
 
 
 def _refused(status: Mapping[str, Any], message: str, what: str) -> ClusterError:
-    """A field that the server refuses: the first cause, as it is told, and how many more there are."""
+    """Fields that the server refuses: the first as it is told, with its remedy, and which others."""
     causes = [cause for cause in (status.get("details") or {}).get("causes") or [] if cause.get("message")]
     if not causes:
         return Refused(f"{what} was refused: {message}")
-    first = causes[0]
-    more = f" (And {len(causes) - 1} more)" if len(causes) > 1 else ""
-    text = clean(str(first["message"])).removeprefix("Invalid value: ")
-    field = clean(str(first.get("field") or ""))
-    return Refused(f"{text}{more}", field="" if field in {"", "<nil>"} else field)
+    first, *others = causes
+    more = ", ".join(dict.fromkeys(name for name in map(_field, others) if name not in {"", _field(first)}))
+    text = PREFIX.sub("", clean(str(first["message"])))
+    return Refused(f"{text.rstrip('.')}. (And {more})" if more else text, field=_field(first))
+
+
+def _field(cause: Mapping[str, Any]) -> str:
+    """The field of a cause; the server says <nil> for the whole object."""
+    return clean(str(cause.get("field") or "")).replace("<nil>", "")

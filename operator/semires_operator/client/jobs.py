@@ -199,10 +199,7 @@ class Client:
         changes = _changes(existing, manifest)
         if changes == () and wanted["metadata"] == existing.metadata:
             return Applied(job=existing, outcome="unchanged")
-        try:
-            made = self._gateway.write_job("replace", existing.namespace, wanted, dry_run=dry_run)
-        except Refused as error:
-            raise refused_change(error, existing, changes or ()) from error
+        made = self._gateway.write_job("replace", existing.namespace, wanted, dry_run=dry_run)
         return Applied(job=job_of(made), outcome="changed", changes=changes or ())
 
     def _set_suspend(self, name: str, namespace: str | None, *, suspended: bool) -> Job:
@@ -256,21 +253,6 @@ def _changes(existing: Job, manifest: SemiRESJob) -> tuple[Difference, ...] | No
         return None
     is_suspend_given = "suspend" in manifest.spec.model_fields_set
     return tuple(change for change in found if is_suspend_given or change.path != "spec.suspend")
-
-
-def refused_change(error: Refused, existing: Job, changes: tuple[Difference, ...]) -> Refused:
-    """What the server says, with what the manifest would change."""
-    below = [change for change in changes if f"{change.path}.".startswith(f"{error.field}.")] if error.field else []
-    told = below or list(changes)
-    if not told:
-        return error
-    listed = "; ".join(map(str, told[:3])) + (f"; and {len(told) - 3} more" if len(told) > 3 else "")
-    message = f"{error.message.rstrip('.')}. The manifest changes {listed}"
-    remedy = (
-        f"Submit it under another name, or delete the job first: kubectl delete srj {existing.name} "
-        f"-n {existing.namespace}"
-    )
-    return Refused(message, field=error.field, remedy=remedy)
 
 
 def is_reached(job: Job, until: str) -> bool:
