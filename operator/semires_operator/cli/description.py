@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -13,13 +14,13 @@ from rich.text import Text
 
 from semires_operator.cli.advice import is_unseen, next_steps
 from semires_operator.cli.log_lines import render_line
-from semires_operator.cli.words import BLOCKS, age, bar, lines_of, number, phase_text, plain
+from semires_operator.cli.words import BLOCKS, age, bar, duration, lines_of, number, phase_text, plain
 from semires_operator.client.model import Event, Job
 from semires_operator.status import Attempt, Checkpoint, Display, Failure, Progress, Score
-from semires_trainer.eta import format_seconds
 
 SHOWN_EVENTS, SHOWN_LOG_LINES = 12, 6
 BAR_WIDTH = 28
+DIGEST = re.compile("(@sha256:[0-9a-f]{12})[0-9a-f]+$")
 STATUS_SHADES = {"True": "bold", "False": "dim", "Unknown": "yellow"}
 ENDED_SHADES = {"Succeeded": "green", "Failed": "red", "Stopped": "magenta", "Lost": "yellow"}
 BAD_IF = {"Failed": "True", "Degraded": "True", "CheckpointFresh": "False"}
@@ -35,14 +36,19 @@ class Description:
     now: datetime
     blocks: tuple[str, str] = BLOCKS
     """Characters of the progress bar."""
+    zone: tzinfo | None = None
+    """Of the times of day in logs; None: that of this machine."""
 
 
 def describe_job(given: Description) -> Group:
     """The whole page."""
     parts: list[RenderableType] = [*_head(given), *_progress(given)]
     sections = (
-        ("Results, oIoU / mIoU in %", _results(given.job.status.results)),
-        ("What went wrong", _failure(given.job)),
+        (
+            "Results, oIoU/mIoU in %; at the training size, and at that of each picture (original)",
+            _results(given.job.status.results),
+        ),
+        ("What went wrong", _failure(given)),
         ("What it is", _facts(given.job)),
         ("Checkpoints", _checkpoints(given)),
         ("Attempts", _attempts(given)),
@@ -72,10 +78,10 @@ def _head(given: Description) -> Iterator[Text]:
         yield Text("The operator has not seen the last change of the spec yet.", style="yellow")
     if job.status.stopping is not None:
         left = (job.status.stopping.deadline - given.now).total_seconds()
-        yield Text(f"It waits for a checkpoint, {format_seconds(max(0.0, left))} more at most.", style="yellow")
+        yield Text(f"It waits for a checkpoint, {duration(max(0.0, left))} more at most.", style="yellow")
     if job.status.retry_at is not None and job.status.phase == "Retrying":
         left = (job.status.retry_at - given.now).total_seconds()
-        yield Text(f"The next attempt begins in {format_seconds(max(0.0, left))}.", style="yellow")
+        yield Text(f"The next attempt begins in {duration(max(0.0, left))}.", style="yellow")
 
 
 def _progress(given: Description) -> Iterator[Text]:
@@ -87,7 +93,7 @@ def _progress(given: Description) -> Iterator[Text]:
     line = bar(percent, width=BAR_WIDTH, blocks=given.blocks)
     line.append(f" {percent:3d} %", style="bold")
     if progress.estimated_remaining_seconds is not None and not given.job.is_finished:
-        line.append(f"  {format_seconds(progress.estimated_remaining_seconds)} left")
+        line.append(f"  {duration(progress.estimated_remaining_seconds)} left")
     yield line
     yield Text(where_of(progress))
     if progress.metrics:
@@ -108,25 +114,25 @@ def where_of(progress: Progress) -> str:
 
 
 def _results(scores: Sequence[Score]) -> Table | None:
-    """A row per split, a column per model and size: the final model first."""
+    """A row per model and size, the final model first; a column per split."""
     if not scores:
         return None
-    kinds = sorted({(score.model, score.size) for score in scores})
-    kinds.sort(key=lambda kind: (kind[0] != "teacher", kind[1] == "original"))
-    table = _table("split", *(f"{model}, {size} size" for model, size in kinds))
-    for split in dict.fromkeys(score.split for score in scores):
-        row = [plain(split)]
-        for model, size in kinds:
-            found = [score for score in scores if (score.split, score.model, score.size) == (split, model, size)]
-            row.append(plain(f"{found[0].overall_iou} / {found[0].mean_iou}" if found else ""))
-        table.add_row(*row)
+    found = {(score.model, score.size, score.split): score for score in scores}
+    rows = sorted({(score.model, score.size) for score in scores})
+    rows.sort(key=lambda row: (row[0] != "teacher", row[1] == "original"))
+    splits = list(dict.fromkeys(score.split for score in scores))
+    table = _table("model", *splits)
+    for model, size in rows:
+        cells = [found.get((model, size, split)) for split in splits]
+        figures = [plain(f"{score.overall_iou}/{score.mean_iou}" if score else "") for score in cells]
+        table.add_row(plain(f"{model}, original" if size == "original" else model), *figures)
     return table
 
 
-def _failure(job: Job) -> RenderableType | None:
-    """The last failure; the job's own if it has failed, else that of the attempt before."""
-    failure = job.status.last_failure
-    if failure is None or job.is_complete:
+def _failure(given: Description) -> RenderableType | None:
+    """How the last failed attempt failed."""
+    failure = given.job.status.last_failure
+    if failure is None or given.job.is_complete:
         return None
     lines: list[RenderableType] = [Text.assemble((failure.reason, "red"), ": ", plain(failure.message))]
     facts = [
@@ -136,13 +142,8 @@ def _failure(job: Job) -> RenderableType | None:
     ]
     if any(facts):
         lines.append(plain(", ".join(filter(None, facts))))
-    lines += [Text(line, style="dim") for line in log_tail_of(failure)]
-    return Group(*lines)
-
-
-def log_tail_of(failure: Failure) -> list[str]:
-    """The last lines of a failed attempt."""
-    return [render_line(line).plain for line in lines_of(failure.log_tail)[-SHOWN_LOG_LINES:]]
+    tail = [render_line(line, given.zone) for line in lines_of(failure.log_tail)[-SHOWN_LOG_LINES:]]
+    return Group(*lines, *tail)
 
 
 def _facts(job: Job) -> Table:
@@ -151,15 +152,16 @@ def _facts(job: Job) -> Table:
     resources = spec.get("resources") or {}
     display = job.status.display or Display()
     labeled, refine = f", {display.labeled} labelled", f", refinement {display.refine}"
+    nodes, each = int(resources.get("nodes", 1)), int(resources.get("gpusPerNode", 4))
     rows = {
         "dataset": f"{dataset.get('name', '?')}{labeled if display.labeled else ''}",
         "training": f"preset {(spec.get('training') or {}).get('preset', '?')}{refine if display.refine else ''}",
         "model": str(model.get("backbone", "")) if not model.get("dimensions") else "own dimensions",
-        "GPUs": f"{resources.get('nodes', 1)} node(s) x {resources.get('gpusPerNode', 4)}",
+        "GPUs": f"{nodes * each}" + (f" on {nodes} nodes" if nodes > 1 else ""),
         "output": str(spec.get("output", "")),
         "queue": str(spec.get("queue", "")),
         "PyTorchJob": job.status.child,
-        "image": job.status.provenance.image if job.status.provenance else str(spec.get("image", "")),
+        "image": DIGEST.sub(r"\1…", job.status.provenance.image if job.status.provenance else spec.get("image", "")),
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -191,9 +193,13 @@ def _attempts(given: Description) -> Table | None:
     if not status.attempts and not is_under_way:
         return None
     table = _table("#", "ended", "took", "why")
+    shown = None if given.job.is_complete else status.last_failure
     for attempt in status.attempts:
         table.add_row(
-            str(attempt.number), Text(attempt.ended, style=ENDED_SHADES[attempt.ended]), _took(attempt), _why(attempt)
+            str(attempt.number),
+            Text(attempt.ended, style=ENDED_SHADES[attempt.ended]),
+            _took(attempt),
+            _why(attempt, shown),
         )
     if is_under_way:
         took = age(status.running_since, given.now) if status.phase in {"Running", "Stopping"} else ""
@@ -204,14 +210,15 @@ def _attempts(given: Description) -> Table | None:
 def _took(attempt: Attempt) -> str:
     if attempt.started_at is None or attempt.ended_at is None:
         return ""
-    return format_seconds((attempt.ended_at - attempt.started_at).total_seconds())
+    return duration((attempt.ended_at - attempt.started_at).total_seconds())
 
 
-def _why(attempt: Attempt) -> Text:
+def _why(attempt: Attempt, shown: Failure | None) -> Text:
+    """Reason and message; the message only if it doesn't stand above already."""
     if attempt.failure is None:
         return Text()
     counted = " (counts towards backoffLimit)" if attempt.counted else ""
-    message = " ".join(attempt.failure.message.split())
+    message = "" if attempt.failure == shown else " ".join(attempt.failure.message.split())
     return plain(f"{attempt.failure.reason}{counted}" + (f": {message}" if message else ""))
 
 
@@ -219,11 +226,13 @@ def _conditions(given: Description) -> Table | None:
     conditions = given.job.status.conditions
     if not conditions:
         return None
+    status = given.job.status
+    told = {status.message, status.last_failure.message if status.last_failure else ""}
     table = _table("type", "is", "since", "reason")
     for condition in conditions:
         shade = "red" if BAD_IF.get(condition.type) == condition.status else STATUS_SHADES[condition.status]
         reason = plain(condition.reason)
-        if shade != "dim" and condition.message:
+        if shade != "dim" and condition.message not in told:
             reason.append_text(plain(f": {' '.join(condition.message.split())}"))
         since = age(condition.last_transition_time, given.now)
         table.add_row(Text(condition.type, style=shade), Text(condition.status, style=shade), since, reason)

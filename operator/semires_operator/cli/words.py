@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ PHASE_SHADES = {
     "Succeeded": "green",
     "Failed": "red",
 }
+EVEN = re.compile("(?<=[a-z])00[a-z]$")
 BLOCKS, PLAIN_BLOCKS = ("█", "░"), ("#", "-")
 
 
@@ -36,7 +38,12 @@ def plain(value: object) -> Text:
 
 def age(since: datetime | None, now: datetime) -> str:
     """How long ago; empty if it never was."""
-    return format_seconds((now - since).total_seconds()) if since is not None else ""
+    return duration((now - since).total_seconds()) if since is not None else ""
+
+
+def duration(seconds: float) -> str:
+    """12s, 12m, 5h, 2h10m."""
+    return EVEN.sub("", format_seconds(seconds))
 
 
 def bar(percent: float, *, width: int, blocks: tuple[str, str] = BLOCKS) -> Text:
