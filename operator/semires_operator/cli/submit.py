@@ -39,9 +39,11 @@ def submit(
       semires submit job.yaml --dry-run --set training.epochs=2
       semires submit job.yaml --wait --timeout 12h
     """
-    values = [parse_override(text) for text in overrides]
+    from semires_trainer.manifest import load_manifest
+
+    manifest = load_manifest(job, [parse_override(text) for text in overrides])
     with cluster.client() as client:
-        applied = client.apply(job, overrides=values, dry_run=dry_run)
+        applied = client.apply(manifest, dry_run=dry_run)
         _tell(applied, dry_run=dry_run)
         if should_wait and not dry_run:
             wait_and_tell(client, applied.job, until="Finished", timeout=timeout)
