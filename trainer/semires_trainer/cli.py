@@ -41,7 +41,7 @@ def _cluster_commands() -> tuple[click.Command, ...]:
     try:
         commands: tuple[click.Command, ...] = importlib.import_module("semires_operator.cli").COMMANDS
     except ModuleNotFoundError as error:
-        if error.name != "semires_operator":
+        if error.name not in {"semires_operator", "semires_operator.cli"}:
             raise
         return ()
     return commands

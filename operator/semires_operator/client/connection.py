@@ -23,6 +23,20 @@ DEFAULT_KUBECONFIG = "~/.kube/config"
 REMEDY = "Give --kubeconfig FILE, or set KUBECONFIG, or ask for a ~/.kube/config"
 
 
+MERGE_PATCH = "application/merge-patch+json"
+
+
+class MergingClient(client.ApiClient):
+    """The official ApiClient, whose patches are merge patches: its versions 35 to 37 choose different ones."""
+
+    def select_header_content_type(self, content_types: Any, *arguments: Any) -> Any:
+        """The content type of a body."""
+        if MERGE_PATCH in content_types:
+            return MERGE_PATCH
+        choose: Any = super().select_header_content_type
+        return choose(content_types, *arguments)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
     """A way to an API server, not used yet."""
@@ -53,7 +67,7 @@ def connect(
         namespace = _load_account(settings)
     else:
         raise NoCluster(f"there is no kubeconfig at {given}", remedy=REMEDY)
-    return Connection(api=client.ApiClient(settings), server=str(settings.host), namespace=namespace)
+    return Connection(api=MergingClient(settings), server=str(settings.host), namespace=namespace)
 
 
 def _load(files: str, context: str | None, settings: Any) -> str:

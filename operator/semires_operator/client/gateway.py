@@ -22,7 +22,6 @@ SILENCE_SECONDS = 10.0
 """How much longer than it was told to last a watch may be silent before it counts as cut."""
 LOG_SILENCE_SECONDS = 300.0
 """A followed log without a line for so long is asked for again."""
-MERGE_PATCH = "application/merge-patch+json"
 MANAGER = "semires"
 """Field manager of what a user submits."""
 Verb = Literal["create", "replace"]

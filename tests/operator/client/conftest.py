@@ -89,6 +89,8 @@ class ScriptedServer:
     """Method and path of each request."""
     bodies: list[Any] = field(default_factory=list)
     """What came with them."""
+    types: dict[str, str] = field(default_factory=dict)
+    """Content type by method."""
     port: int = 0
 
     def kubeconfig(self, folder: Path) -> Path:
@@ -106,6 +108,8 @@ class ScriptedServer:
         content = handler.rfile.read(length)
         self.asked.append((handler.command, handler.path))
         self.bodies.append(json.loads(content) if content else None)
+        if content:
+            self.types[handler.command] = handler.headers["Content-Type"]
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         handler.send_response(answer.code)
         handler.send_header("Transfer-Encoding", "chunked")

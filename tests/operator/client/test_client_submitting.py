@@ -94,6 +94,7 @@ def test_suspend_and_resume_are_merge_patches(make_client, answer, make_document
     assert client.suspend("refcoco").is_suspended
     assert not client.resume("refcoco").is_suspended
     assert [body for body in server.bodies if body] == [{"spec": {"suspend": True}}, {"spec": {"suspend": False}}]
+    assert server.types == {"PATCH": "application/merge-patch+json"}
 
 
 def test_suspending_twice_writes_once(make_client, answer, make_document) -> None:
