@@ -92,10 +92,8 @@ class Gateway:
     def patch_job(self, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         """Merge a patch into a job."""
         what = f'{KIND} "{name}" in namespace "{namespace}"'
-        options = {"field_manager": MANAGER, "_content_type": MERGE_PATCH}
-        return self._json(
-            what, self._jobs.patch_namespaced_custom_object, *self._place(namespace), name, patch, **options
-        )
+        call = self._jobs.patch_namespaced_custom_object
+        return self._json(what, call, *self._place(namespace), name, dict(patch), field_manager=MANAGER)
 
     def delete_job(self, namespace: str, name: str) -> None:
         """Ask for the deletion of a job; its children go in the background."""
