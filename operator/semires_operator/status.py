@@ -23,7 +23,7 @@ Uri = Annotated[str, Field(max_length=2048)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Decimal = Annotated[str, Field(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
