@@ -263,5 +263,3 @@ class Status(_Part):
     """Attempts that have ended, oldest first; at most 10 are kept."""
     provenance: Provenance | None = None
     """From what the results came."""
-    display: Display | None = None
-    """What the printer columns show."""
