@@ -9,7 +9,7 @@ PYTEST := $(THREADS) $(BIN)/python -m pytest
 TEST_PROCESSES ?= 2
 # All tests of a file in one process: what they share is made once. In order: the slow files come early.
 SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
-CODE := trainer tests $(wildcard benchmarks examples)
+CODE := operator trainer tests $(wildcard benchmarks examples)
 
 .PHONY: help env quickstart test test-long benchmark lint format generate check-generated lock clean
 
@@ -39,7 +39,7 @@ lint: $(ENV) ## Style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
-	PYTHONPATH=trainer $(BIN)/lint-imports --no-cache
+	PYTHONPATH=operator:trainer $(BIN)/lint-imports --no-cache
 
 format: $(ENV) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
