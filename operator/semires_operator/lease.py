@@ -71,7 +71,7 @@ class Lease:
         return str(_spec_of(self._record).get("holderIdentity") or "")
 
     def fence(self) -> float:
-        """Seconds until another may take over. LeaseLost if the renewal deadline has passed: then nothing is written."""
+        """Seconds until another may take over. LeaseLost after the renewal deadline: then nothing is written."""
         if self._renewed is None:
             raise LeaseLost("This replica does not hold the Lease.")
         since = self._clock() - self._renewed

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -69,17 +70,17 @@ class JobSeries(Collector):
         yield from families.values()
 
 
-class _Families(dict[str, Metric]):
+class _Families(dict[str, GaugeMetricFamily | CounterMetricFamily]):
     """Families of series by name; they are made when the first series of them is added."""
 
     def gauge(self, name: str, help_text: str, labels: dict[str, str], value: float | None) -> None:
         if value is not None and math.isfinite(value):
             family = self.setdefault(name, GaugeMetricFamily(name, help_text, labels=list(labels)))
-            family.add_metric(list(labels.values()), value)  # type: ignore[attr-defined]
+            family.add_metric(list(labels.values()), value)
 
     def counter(self, name: str, help_text: str, labels: dict[str, str], value: float) -> None:
         family = self.setdefault(name, CounterMetricFamily(name, help_text, labels=list(labels)))
-        family.add_metric(list(labels.values()), value)  # type: ignore[attr-defined]
+        family.add_metric(list(labels.values()), value)
 
 
 def _phases(phases: Iterable[str | None]) -> Metric:
@@ -135,11 +136,14 @@ def _add_times(families: _Families, labels: dict[str, str], created: str | None,
 def _add_progress(families: _Families, labels: dict[str, str], progress: dict[str, Any]) -> None:
     if not progress:
         return
-    share, epoch = progress.get("progressPercentage"), progress.get("epoch")
+    share = float(progress.get("progressPercentage") or 0) / 100
     families.gauge(
-        "semires_job_progress_ratio", "Share of the run that is done.", labels, share / 100 if share is not None else None
+        "semires_job_progress_ratio",
+        "Share of the run that is done.",
+        labels,
+        share,
     )
-    families.gauge("semires_job_epoch", "Epoch of the training stage, from 1.", labels, epoch)
+    families.gauge("semires_job_epoch", "Epoch of the training stage, from 1.", labels, progress.get("epoch"))
     families.gauge("semires_job_step", "Optimizer steps done, of the whole run.", labels, progress.get("step"))
     stale = float(bool(progress.get("stale")))
     families.gauge("semires_job_progress_stale", "1 while the trainer can't be asked.", labels, stale)
@@ -153,11 +157,15 @@ def _seconds(time: str | None) -> float | None:
     return datetime.fromisoformat(time).timestamp() if time else None
 
 
+def _value_of(values: Callable[[], Mapping[str, float]], name: str) -> float:
+    return values().get(name, 0.0)
+
+
 class Metrics:
     """The metrics of one operator, and their registry."""
 
     def __init__(self, *, version: str) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         registry = self.registry
         self.jobs = JobSeries()
@@ -193,9 +201,7 @@ class Metrics:
             registry=registry,
         )
         self.queue_depth = Gauge("semires_operator_queue_depth", "Jobs that wait to be looked at.", registry=registry)
-        self.lag = Gauge(
-            "semires_operator_event_loop_lag_seconds", "How late a loop is.", ["loop"], registry=registry
-        )
+        self.lag = Gauge("semires_operator_event_loop_lag_seconds", "How late a loop is.", ["loop"], registry=registry)
 
     def count_request(self, verb: str, code: int) -> None:
         """Count a call to the API server."""
@@ -205,7 +211,7 @@ class Metrics:
         """Read these whenever the metrics are asked for."""
         self.queue_depth.set_function(depth)
         for loop in ("main", "streams"):
-            self.lag.labels(loop).set_function(lambda loop=loop: lags().get(loop, 0.0))
+            self.lag.labels(loop).set_function(partial(_value_of, lags, loop))
 
     def text(self) -> bytes:
         """Prometheus' text."""

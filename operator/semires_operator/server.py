@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz, from a thread of their own: they tell the truth when the rest of the program hangs."""
+"""/metrics, /healthz and /readyz, from a thread of their own: they tell the truth when all else hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Protocol, cast
 logger = logging.getLogger(__name__)
 
 LONGEST_SILENCE = 30.0
-"""Seconds after which a loop without a heartbeat counts as dead. A pause of 30 s is survived: probes fail three times."""
+"""Seconds without a heartbeat after which a loop counts as dead: a pause of 30 s fails a probe, not three."""
 BEAT_SECONDS = 1.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -9,8 +9,11 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
 
 logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 300.0
 """Of the back-off after a failure; it doubles."""
@@ -31,7 +34,7 @@ class Fatal(Exception):
     """Nothing more may be done by this process: it ends the queue."""
 
 
-class WorkQueue[Key: Hashable]:
+class WorkQueue(Generic[Key]):
     """Keys with the time from which they are due. Not for several threads."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, spread: Callable[[], float] = random.random):
@@ -93,7 +96,7 @@ class WorkQueue[Key: Hashable]:
             postponed = []
             taken: Key | None = None
             while self._heap:
-                due, order, key = self._heap[0]
+                due, _, key = self._heap[0]
                 if self._due.get(key) != due:  # an earlier wish, or none any more
                     heapq.heappop(self._heap)
                 elif due > self._clock():
@@ -119,9 +122,7 @@ class WorkQueue[Key: Hashable]:
         except TimeoutError:
             return
 
-    async def _work_on(
-        self, key: Key, work: Callable[[Key], Awaitable[float | None]], free: asyncio.Semaphore
-    ) -> None:
+    async def _work_on(self, key: Key, work: Callable[[Key], Awaitable[float | None]], free: asyncio.Semaphore) -> None:
         try:
             async with asyncio.timeout(LONGEST_WORK_SECONDS):
                 after = await work(key)
