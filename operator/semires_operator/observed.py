@@ -21,6 +21,8 @@ class Child:
     attempt: int
     created: datetime
     state: ChildState
+    reason: str = ""
+    """Why, in its controller's word: DeadlineExceeded, ..."""
     message: str = ""
     """What its controller says of the state."""
     suspended_by_others: bool = False
