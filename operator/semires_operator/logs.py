@@ -19,7 +19,8 @@ SECRETS = (
     # NAME=value, NAME: value, "name": "value", for names that tell that the value is secret
     re.compile(
         r"(?ix) (?P<kept> \b [\w.-]* (?: AWS_[A-Z_]+ | secret | token | passw(?:or)?d | passphrase | api[_-]?key |"
-        r" access[_-]?key (?:[_-]?id)? | private[_-]?key | credential s? | signature ) [\w.-]* [\"']? \s* [=:] \s* )"
+        r" access[_-]?key(?:[_-]?id)? | private[_-]?key | credentials? | signature ) (?: [_.-] [\w.-]* )?"
+        r" [\"']? \s* [=:] \s* )"
         r"(?: \"[^\"]*\" | '[^']*' | [^\s,;&\"']+ )"
     ),
     re.compile(r"(?i)(?P<kept>\bauthorization[\"']?\s*[:=]\s*).*"),

@@ -16,6 +16,7 @@ from semires_operator.log_lines import JOB
 from semires_operator.metrics import Metrics
 from semires_operator.observed import Observed, Refusal
 from semires_operator.polling import Poller
+from semires_operator.seen import Job, job_of
 from semires_operator.store import Key, Kind, Raw, Store
 from semires_operator.work_queue import Again
 
@@ -27,8 +28,8 @@ RESOURCES: Mapping[str, kube.Resource] = {
     "SemiRESJob": kube.SEMIRESJOBS,
 }
 CONFLICT_SECONDS = 0.1
-Observe = Callable[[Raw, datetime], Awaitable[Observed]]
-Decide = Callable[[Raw, Observed, datetime], Decision]
+Observe = Callable[[Job, datetime], Awaitable[Observed]]
+Decide = Callable[[Job, Observed, datetime], Decision]
 
 
 class Reconciler:
@@ -79,14 +80,15 @@ class Reconciler:
         self._metrics.jobs.show(job)
         if "deletionTimestamp" in job["metadata"]:  # its children follow it; nothing of ours holds it back
             return None
-        seen = await self._observe(job, now())
-        decision = self._decide(job, seen, now())
+        read = job_of(job)
+        seen = await self._observe(read, now())
+        decision = self._decide(read, seen, now())
         job = await self._record(job, decision.status)
         refusal = await self._act(job, seen, decision)
         if refusal is None:
             return decision.requeue_after
         logger.warning("%s was refused: %d %s: %s", refusal.action, refusal.code, refusal.reason, refusal.message)
-        decision = self._decide(job, replace(seen, refusal=refusal), now())
+        decision = self._decide(job_of(job), replace(seen, refusal=refusal), now())
         job = await self._record(job, decision.status)
         await self._tell(job, decision)
         return decision.requeue_after

@@ -74,7 +74,7 @@ class Store:
     def put(self, kind: Kind, body: Raw) -> Key | None:
         """Take an object in, unless a newer version of it is here. The job it belongs to."""
         body = trimmed(kind, body)
-        uid, owners = body["metadata"]["uid"], _belongs_to(kind, body)
+        uid, owners = _uid(body), _belongs_to(kind, body)
         if kind == "Workload" and not owners:  # of somebody else's
             return None
         known = self._objects.setdefault(kind, {}).get(uid)
@@ -88,7 +88,7 @@ class Store:
 
     def drop(self, kind: Kind, body: Raw) -> Key | None:
         """Forget an object that is gone. The job it belonged to."""
-        uid = body["metadata"]["uid"]
+        uid = _uid(body)
         self._dropped[uid] = None
         if len(self._dropped) > MAX_TOMBSTONES:
             del self._dropped[next(iter(self._dropped))]
@@ -103,7 +103,7 @@ class Store:
 
     def differs(self, kind: Kind, namespace: str | None, listed: Iterable[Raw], version: str) -> int:
         """How many objects of a list of this version are newer than ours, or ours and not in the list."""
-        by_uid = {body["metadata"]["uid"]: body for body in listed}
+        by_uid = {_uid(body): body for body in listed}
         known = self._objects.get(kind, {})
         newer = sum(
             uid not in self._dropped and (uid not in known or version_of(known[uid]) < version_of(body))
@@ -113,9 +113,17 @@ class Store:
 
     def replace(self, kind: Kind, namespace: str | None, listed: list[Raw], version: str) -> list[Key]:
         """Make our objects those of a list of this version. The jobs concerned."""
-        by_uid = {body["metadata"]["uid"]: body for body in listed}
+        by_uid = {_uid(body): body for body in listed}
         extinct = self._extinct(kind, namespace, by_uid, version)
-        return self._keys(kind, [self.drop(kind, body) for body in extinct] + [self.put(kind, body) for body in listed])
+        return self._keys([self.drop(kind, body) for body in extinct] + [self.put(kind, body) for body in listed])
+
+    def refresh(self, kind: Kind, belongs_to: str, listed: list[Raw], version: str) -> None:
+        """Make our objects of one job those of a list of this version."""
+        for body in self.of(kind, belongs_to):
+            if version_of(body) <= int(version) and all(_uid(body) != _uid(other) for other in listed):
+                self.drop(kind, body)
+        for body in listed:
+            self.put(kind, body)
 
     def key_of(self, kind: Kind, body: Raw) -> Key | None:
         """The job that an object belongs to."""
@@ -133,7 +141,7 @@ class Store:
         return [
             body
             for body in self._all(kind)
-            if body["metadata"]["uid"] not in by_uid
+            if _uid(body) not in by_uid
             and namespace in (None, body["metadata"]["namespace"])
             and version_of(body) <= int(version)
         ]
@@ -141,7 +149,7 @@ class Store:
     def _leave(self, kind: Kind, body: Raw) -> None:
         for owner in _belongs_to(kind, body):
             members = self._members.get((kind, owner), {})
-            members.pop(body["metadata"]["uid"], None)
+            members.pop(_uid(body), None)
             if not members:
                 self._members.pop((kind, owner), None)
 
@@ -156,6 +164,10 @@ class Store:
 def version_of(body: Raw) -> int:
     """The resourceVersion of an object: the API server's are numbers that grow."""
     return int(body["metadata"].get("resourceVersion") or 0)
+
+
+def _uid(body: Raw) -> str:
+    return str(body["metadata"]["uid"])
 
 
 def _belongs_to(kind: Kind, body: Raw) -> list[str]:

@@ -81,12 +81,16 @@ class WorkQueue(Generic[Key]):
         Its Again and any other exception make the key come back with back-off; Fatal ends the run.
         """
         free = asyncio.Semaphore(workers)
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await free.acquire()
-                key = await self._next()
-                self._busy.add(key)
-                group.create_task(self._work_on(key, work, free))
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await free.acquire()
+                    key = await self._next()
+                    self._busy.add(key)
+                    group.create_task(self._work_on(key, work, free))
+        except BaseExceptionGroup as failures:
+            fatal = failures.subgroup(Fatal)
+            raise (fatal or failures).exceptions[0] from failures
 
     async def _next(self) -> Key:
         """Wait for the key that has been due longest and is not worked on; take it."""
