@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from semires_trainer.config import Spec
-
 from semires_operator.status import Display, Progress, Score, Status
+from semires_trainer.config import Spec
 
 FINAL_MODEL, NATIVE_SIZE = "teacher", "original"
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from semires_trainer.config import FailureRule
-
 from semires_operator.observed import Child, Pod
 from semires_operator.outcome import Outcome
 from semires_operator.reasons import Reason
 from semires_operator.status import MAX_LOG_TAIL, MAX_MESSAGE, Failure
+from semires_trainer.config import FailureRule
 
 ActionName = Literal["Retry", "RetryFree", "Fail"]
 """Retry counts towards backoffLimit, RetryFree does not, Fail ends the job."""

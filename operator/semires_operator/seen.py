@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
 from pydantic import ValidationError
-from semires_trainer.config import API_VERSION, KIND, ConfigError, Spec, parse_job
 
 from semires_operator import names
 from semires_operator.observed import Child, ChildState, Pod, Taken, Warning_, Workload
 from semires_operator.status import MAX_MESSAGE, Status
 from semires_operator.untrusted import clean
+from semires_trainer.config import API_VERSION, KIND, Spec, parse_job
+from semires_trainer.errors import ConfigError
 
 Raw: TypeAlias = Mapping[str, Any]
 """An object as the API server sends it."""
@@ -39,7 +40,7 @@ class Job:
     """None if this operator can't read it."""
     problem: str = ""
     """Then: field, value and remedy."""
-    status: Status = Status()
+    status: Status = field(default_factory=Status)
     deleting: bool = False
 
 
@@ -90,7 +91,8 @@ def _take_out(status: dict[str, Any], place: tuple[int | str, ...], *, whole_fie
     """Remove a field that nobody here knows, or the field of the status that holds a value that does not fit."""
     target: Any = status
     for step in () if whole_field else place[:-1]:
-        target = target[step] if isinstance(target, list) or step in target else {}
+        is_there = isinstance(step, int) or step in target
+        target = target[step] if is_there else {}
     if isinstance(target, dict):
         target.pop(place[0] if whole_field else place[-1], None)
 
