@@ -15,6 +15,7 @@ import kopf
 
 from semires_operator import kube
 from semires_operator.actions import Decision
+from semires_operator.builder import Bodies
 from semires_operator.decide import decide
 from semires_operator.endpoints import EndpointsError, EndpointsFile
 from semires_operator.lease import Lease, LeaseLost, Terms
@@ -24,9 +25,9 @@ from semires_operator.observe import Observer
 from semires_operator.observed import Observed
 from semires_operator.polling import Address, Poller, address_of, poller
 from semires_operator.reconcile import Reconciler
+from semires_operator.seen import Job
 from semires_operator.server import BEAT_SECONDS, Heartbeats, Server
 from semires_operator.settings import Settings, SettingsError
-from semires_operator.seen import Job
 from semires_operator.store import Key, Store
 from semires_operator.watches import Watches, first_of
 from semires_operator.work_queue import WorkQueue
@@ -46,7 +47,7 @@ class Operator:
         self._settings = settings
         self._connection = connection
         self._address = address
-        self._endpoints = EndpointsFile(settings.endpoints_file)
+        self._bodies = Bodies(EndpointsFile(settings.endpoints_file).current)
         self._instance = f"{settings.identity}_{uuid.uuid4().hex[:8]}"
         self._metrics = Metrics(version=__version__)
         self._heartbeats = Heartbeats()
@@ -112,7 +113,7 @@ class Operator:
         )
 
     def _decide(self, job: Job, seen: Observed, now: datetime) -> Decision:
-        return decide(job, seen, self._settings, now)
+        return decide(job, seen, self._settings, now, self._bodies)
 
     async def _until_stopped(self) -> None:
         await self.stop.wait()
@@ -150,12 +151,14 @@ def _terms(settings: Settings, instance: str) -> Terms:
     )
 
 
-def login() -> kube.Connection | None:
-    """Where the API server is: by the ServiceAccount in a pod, else by KUBECONFIG or ~/.kube/config."""
-    info = kopf.login_with_service_account() or kopf.login_with_kubeconfig()
+def login(environ: Mapping[str, str]) -> kube.Connection | None:
+    """Where the API server is: by KUBECONFIG, else by the ServiceAccount in a pod, else by ~/.kube/config."""
+    settings = kopf.OperatorSettings()
+    in_pod = "KUBECONFIG" not in environ and os.path.exists(TOKEN_FILE)
+    find = kopf.login_with_service_account if in_pod else kopf.login_with_kubeconfig
+    info = find(settings=settings)
     if info is None:
         return None
-    in_pod = os.path.exists(TOKEN_FILE)
     return kube.Connection(
         server=info.server,
         ca_file=_text(info.ca_path),
@@ -191,7 +194,7 @@ def main(environ: Mapping[str, str]) -> int:
     except SettingsError as error:
         return _refuse(str(error))
     write_log(level=settings.log_level, form=settings.log_format)
-    connection = login()
+    connection = login(environ)
     if connection is None:
         return _refuse("There is no cluster: run in a pod with a ServiceAccount, or set KUBECONFIG.")
     try:

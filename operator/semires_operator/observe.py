@@ -15,9 +15,9 @@ from semires_operator import kube, names
 from semires_operator.decide import wants_log
 from semires_operator.discovery import Served
 from semires_operator.logs import log_tail
-from semires_operator.observed import Child, Observed, Pod, Taken, Warning_
+from semires_operator.observed import Answer, Child, Observed, Pod, Taken, Warning_
 from semires_operator.polling import Poller, can_be_asked
-from semires_operator.progress import Answer, read_answer
+from semires_operator.progress import read_answer
 from semires_operator.seen import (
     Job,
     is_ours,
@@ -76,7 +76,11 @@ class Observer:
             warnings=await self._warnings(job, waiting_for(seen)),
             answer=await self._answer(job, seen, now),
         )
-        return replace(seen, log_tail=await self._log_tail(job, seen)) if wants_log(job, seen) else seen
+        failed = wants_log(job, seen)
+        if failed is None:
+            return seen
+        tail = await log_tail(self._api, job.namespace, failed.name, names.TRAINER_CONTAINER)
+        return replace(seen, log_tail=tail)
 
     async def _children(self, job: Job) -> tuple[Child | None, Child | None, Taken | None]:
         """Preflight Job and PyTorchJob of the attempt in the status, and what has the name of one and is not ours."""
@@ -155,16 +159,6 @@ class Observer:
 
         asked = [pod for pod in seen.pods if pod.attempt == attempt and can_be_asked(pod)]
         return await self._poller.progress(asked, read) if asked else None
-
-    async def _log_tail(self, job: Job, seen: Observed) -> str:
-        """The end of the log of the first training pod of the attempt that failed."""
-        failed = [
-            pod
-            for pod in seen.pods
-            if pod.role == names.TRAINING and pod.attempt == job.status.attempt and pod.exit_code not in {None, 0}
-        ]
-        first = min(failed, key=lambda pod: pod.finished or pod.created, default=None)
-        return await log_tail(self._api, job.namespace, first.name, names.TRAINER_CONTAINER) if first else ""
 
 
 def waiting_for(seen: Observed) -> tuple[str, ...]:

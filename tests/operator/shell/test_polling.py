@@ -34,7 +34,14 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 def pod(**changed: Any) -> Pod:
-    values = {"name": "a-master-0", "uid": "pod-1", "role": "training", "attempt": 2, "phase": "Running", "ip": "10.0.0.1"}
+    values = {
+        "name": "a-master-0",
+        "uid": "pod-1",
+        "role": "training",
+        "attempt": 2,
+        "phase": "Running",
+        "ip": "10.0.0.1",
+    }
     return Pod(**{**values, "created": NOW, **changed})
 
 
@@ -158,7 +165,9 @@ async def _chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         pytest.param(_flood, "too_long", id="gigabyte"),
         pytest.param(_chunks, "too_long", id="endless-chunks"),
         pytest.param(answer(b" " * (MAX_BYTES + 1)), "too_long", id="too-long"),
-        pytest.param(answer(b"\x1f\x8b" + b"\0" * 100, headers="Content-Encoding: gzip\r\n"), "invalid", id="compressed"),
+        pytest.param(
+            answer(b"\x1f\x8b" + b"\0" * 100, headers="Content-Encoding: gzip\r\n"), "invalid", id="compressed"
+        ),
     ],
 )
 def test_a_hostile_answer_is_no_answer_and_takes_no_longer_than_two_seconds(run, handler, counted):
@@ -198,8 +207,10 @@ def test_of_several_pods_the_newest_answer_wins_and_a_slow_one_does_not_add_up(r
     def read_with_time(asked: Pod, content: bytes) -> Answer | None:
         found = read(asked, content)
         step = found.document["progress"]["step"] if found else 0
-        return None if found is None else Answer(
-            time=NOW + timedelta(seconds=step), attempt=2, pod=asked.name, document=found.document
+        return (
+            None
+            if found is None
+            else Answer(time=NOW + timedelta(seconds=step), attempt=2, pod=asked.name, document=found.document)
         )
 
     async def scenario() -> tuple[Answer | None, float]:
