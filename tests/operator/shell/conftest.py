@@ -297,7 +297,12 @@ class Hand:
     def wait(self, name: str, what: str, until: Callable[[Raw], object], *, seconds: float = 30) -> Raw:
         """A job, once `until` is true of its status."""
         return self.cluster.wait_for_object(
-            "semiresjob", name, self.namespace, until=lambda job: until(job.get("status", {})), what=what, seconds=seconds
+            "semiresjob",
+            name,
+            self.namespace,
+            until=lambda job: until(job.get("status", {})),
+            what=what,
+            seconds=seconds,
         )
 
     def wait_for_phase(self, name: str, *phases: str, seconds: float = 30) -> Raw:
@@ -305,9 +310,7 @@ class Hand:
 
     def patch(self, kind: str, name: str, patch: Raw, *, status: bool = False) -> None:
         sub = ["--subresource=status"] if status else []
-        self.cluster.kubectl(
-            "patch", kind, name, "-n", self.namespace, "--type=merge", *sub, "-p", json.dumps(patch)
-        )
+        self.cluster.kubectl("patch", kind, name, "-n", self.namespace, "--type=merge", *sub, "-p", json.dumps(patch))
 
     def pass_preflight(self, name: str, **found: Any) -> None:
         """The kubelet ends the pod of a preflight Job well."""

@@ -152,7 +152,12 @@ def other_job(namespace: str, name: str, owner) -> dict:
     template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}}
     owners = [{**owner, "controller": True}] if owner else []
     metadata = {"name": name, "namespace": namespace, "ownerReferences": owners}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"suspend": True, "template": template}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {"suspend": True, "template": template},
+    }
 
 
 def test_the_selector_of_a_kind_is_its_own():
