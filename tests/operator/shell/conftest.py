@@ -185,7 +185,19 @@ def start_process(tmp_path: Path, stack: ExitStack) -> Callable[..., Process]:
 
 
 @pytest.fixture
-def start_replica(api_namespace: str, stack: ExitStack) -> Callable[..., Replica]:
+def make_replica(stack: ExitStack) -> Callable[..., Replica]:
+    """Start an operator with any settings in a thread."""
+
+    def make(settings: Settings, connection: kube.Connection, address: str = "127.0.0.1:9") -> Replica:
+        replica = Replica(settings, connection, address)
+        stack.callback(replica.stop)
+        return replica
+
+    return make
+
+
+@pytest.fixture
+def start_replica(api_namespace: str, make_replica: Callable[..., Replica]) -> Callable[..., Replica]:
     """Start an operator for the test's namespace in a thread; it polls often."""
 
     def start(connection: kube.Connection, *, address: str = "127.0.0.1:9", **changed: Any) -> Replica:
@@ -202,8 +214,7 @@ def start_replica(api_namespace: str, stack: ExitStack) -> Callable[..., Replica
                 **changed,
             }
         )
-        replica = Replica(settings, connection, address)
-        stack.callback(replica.stop)
+        replica = make_replica(settings, connection, address)
         replica.wait_until_ready()
         return replica
 
