@@ -21,7 +21,7 @@ LABEL org.opencontainers.image.title="semires-operator" \
       org.opencontainers.image.revision="${REVISION}"
 RUN echo "semires:x:10001:10001::/home/semires:/usr/sbin/nologin" >> /etc/passwd && echo "semires:x:10001:" >> /etc/group
 COPY --from=build /opt/semires /opt/semires
-ENV PATH=/opt/semires/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/semires/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /
 EXPOSE 8080

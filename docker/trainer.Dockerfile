@@ -25,7 +25,7 @@ LABEL org.opencontainers.image.title="semires-trainer" \
       org.opencontainers.image.revision="${REVISION}"
 RUN echo "semires:x:10001:10001::/home/semires:/usr/sbin/nologin" >> /etc/passwd && echo "semires:x:10001:" >> /etc/group \
     && mkdir -p /home/semires /var/cache/semires && chown 10001:10001 /home/semires /var/cache/semires
-ENV PATH=/opt/semires/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/semires/bin:${PATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /home/semires
 # The operator's pods say what runs; the exec form, so that PID 1 gets SIGTERM.
 CMD ["python", "-m", "semires_trainer.pod"]

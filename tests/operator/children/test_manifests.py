@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,6 @@ from semires_trainer.config import parse_job
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 OVERLAYS = ("cluster", "namespaced", "dev")
 Render = Callable[[str], list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def render(kubectl: Path) -> Render:
-    """The objects of an overlay."""
-
-    def run(overlay: str) -> list[dict[str, Any]]:
-        command = [str(kubectl), "kustomize", str(MANIFESTS / "overlays" / overlay)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return list(yaml.safe_load_all(done.stdout))
-
-    return run
 
 
 def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
@@ -109,6 +96,6 @@ def examples() -> Iterator[Any]:
                 yield pytest.param(document, id=path.stem)
 
 
-@pytest.mark.parametrize("document", examples())
+@pytest.mark.parametrize("document", list(examples()))
 def test_an_example_is_a_job(document: dict[str, Any]) -> None:
     assert parse_job(document).spec.output.startswith("s3://")
