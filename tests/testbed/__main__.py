@@ -33,7 +33,7 @@ def up(depth: str, nodes: int) -> None:
     if isinstance(cluster, RealCluster):
         cluster.keep()
     elif not cluster.processes.names():
-        cluster.__enter__()
+        cluster.bring_up()
     click.echo(f"export KUBECONFIG={cluster.kubeconfig}")
     click.echo(f"export PATH={programs.KUBECTL.path.parent}:$PATH")
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -81,11 +82,7 @@ class ApiCluster(Cluster):
         return Ports(**json.loads(known.read_text()))
 
     def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
+        self.bring_up()
         return self
 
     def __exit__(
@@ -102,6 +99,21 @@ class ApiCluster(Cluster):
     def authority(self) -> certificates.Pair:
         """Signs the certificates of this cluster."""
         return certificates.pair_in(self.folder, "ca")
+
+    def bring_up(self) -> None:
+        """Start, and leave nothing behind if that fails."""
+        started = time.monotonic()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        (self.folder / "start-seconds").write_text(f"{time.monotonic() - started:.1f}")
+
+    @property
+    def start_seconds(self) -> float:
+        """How long its start took."""
+        return float((self.folder / "start-seconds").read_text())
 
     def start(self) -> None:
         """Bring everything up, and wait until it answers."""

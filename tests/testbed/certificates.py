@@ -49,8 +49,8 @@ def issue(authority: Pair, folder: Path, name: str, *, subject: str, names: tupl
 
 
 def make_key(path: Path) -> Path:
-    """A private key alone."""
-    _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", str(path))
+    """A private key alone, in the form (SEC 1) in which the API server reads one."""
+    _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(path))
     return path
 
 

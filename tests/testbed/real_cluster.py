@@ -60,7 +60,8 @@ class RealCluster(ApiCluster):
     def __enter__(self) -> Self:
         with self._turn():
             if not self.running or not (self.kept or self._used()):
-                self._restart()
+                self.stop()
+                self.bring_up()
             self._users_lock = self._users_file()
             fcntl.flock(self._users_lock, fcntl.LOCK_SH)
         return self
@@ -78,7 +79,8 @@ class RealCluster(ApiCluster):
         """Start it, unless it runs, and let it run until `stop`."""
         with self._turn():
             if not self.running:
-                self._restart()
+                self.stop()
+                self.bring_up()
             (self.folder / "kept").touch()
 
     @property
@@ -105,14 +107,6 @@ class RealCluster(ApiCluster):
             except BlockingIOError:
                 return True
             return False
-
-    def _restart(self) -> None:
-        self.stop()
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
 
     # Starting
 

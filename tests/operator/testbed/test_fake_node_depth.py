@@ -118,13 +118,9 @@ def test_a_deleted_pod_takes_the_time_that_it_should(
     assert 1.5 < time.monotonic() - started < 10
 
 
-def test_the_webhook_refuses_what_it_refuses_upstream(fake_node_cluster: Cluster, pytorchjob: Make) -> None:
-    started = time.monotonic()
+def test_the_webhook_refuses_what_it_refuses_upstream(own_fake_node_cluster: FakeNodeCluster, pytorchjob: Make) -> None:
     with FakeNodeCluster(nodes=1, webhook=True) as cluster, cluster.namespace() as namespace:
-        seconds = time.monotonic() - started
         wrong = pytorchjob(namespace, "job", container={"name": "other"})
 
         with pytest.raises(KubectlError, match=r"validator\.pytorchjob\.training-operator\.kubeflow\.org.*pytorch"):
             cluster.create(wrong)
-
-    assert seconds < 25

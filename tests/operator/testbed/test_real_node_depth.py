@@ -76,6 +76,10 @@ def pod_of(namespace: str, name: str, image: str, command: list[str], **labels: 
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
+def test_it_is_up_within_a_minute(own_real_cluster: RealCluster) -> None:
+    assert own_real_cluster.start_seconds < 60
+
+
 def test_four_ranks_train_in_a_restricted_namespace_and_write_to_s3(
     own_real_cluster: RealCluster, real_namespace: str, pytorchjob: Make, base_image: str, bucket: str
 ) -> None:
