@@ -384,6 +384,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._linger()
             self.close_connection = True
             return
+        response.close()  # read1 leaves one of known length open, and its connection is then of no more use
         if not length:
             self.wfile.write(b"0\r\n\r\n")
 

@@ -63,7 +63,7 @@ def test_an_error_has_the_words_of_the_server(with_api, api_namespace):
 
     error = with_api(test)
 
-    assert (error.code, error.reason) == (409, "AlreadyExists")
+    assert (error.code, error.reason) == (409, "AlreadyExists"), error
     assert 'configmaps "x" already exists' in error.message
     assert not error.transient
 
