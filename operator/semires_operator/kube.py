@@ -23,7 +23,7 @@ from semires_operator import names
 
 Verb = Literal["get", "list", "create", "patch", "delete", "log"]
 REQUEST_SECONDS = 10.0
-CLOSING_SECONDS = 0.1
+CLOSING_SECONDS = 0.25
 """aiohttp ends connections with TLS after its session has closed; the loop must still run then."""
 PAGE = 200
 """Objects of one answer to a LIST."""
