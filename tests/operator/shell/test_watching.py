@@ -107,8 +107,11 @@ def test_a_job_waits_for_the_definition_of_pytorchjob_and_goes_on_when_it_comes(
     assert hand.start("a-a1")
 
 
-def test_a_restarted_api_server_is_waited_for(hand, replica, own_api_cluster):
-    own_api_cluster.restart_apiserver()
+def test_a_restarted_api_server_is_waited_for(hand, own_api_cluster, start_replica, connection):
+    """Within the Lease's deadline: an operator that could not renew it for longer ends, and is started again."""
+    replica = start_replica(connection, lease_seconds=300, lease_renew_seconds=200)
+    own_api_cluster.restart_apiserver(kill=True)
     hand.submit(suspend=True)
 
     assert hand.wait_for_phase("a", "Suspended", seconds=60)
+    replica.stop()
