@@ -153,7 +153,7 @@ class Api:
         while True:
             given = {name: value for name, value in parameters.items() if value}
             page = await self._json("list", "GET", resource.path(namespace), parameters=given, headers=headers)
-            items += page.get("items", [])
+            items += page.get("items") or []  # null in an empty list of metadata
             parameters["continue"] = page["metadata"].get("continue", "")
             if not parameters["continue"]:
                 return items, page["metadata"].get("resourceVersion", "0")

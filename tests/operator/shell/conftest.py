@@ -116,6 +116,7 @@ class Replica:
             self.loop.call_soon_threadsafe(self.operator.stop.set)
         self._thread.join(20)
         assert not self._thread.is_alive()
+        assert self.error is None, self.error
 
 
 def get(port: int, path: str) -> tuple[int, str]:
