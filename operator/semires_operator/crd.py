@@ -153,7 +153,7 @@ def _scalar(node: Node, *, in_words: bool) -> Node:
         result["enum"] = [node["const"]]
     if node.get("format") == "date-time":
         return {**result, "format": "date-time", "maxLength": DATE_LENGTH}
-    pattern = node.get("pattern")
+    pattern: str = node.get("pattern", "")
     rule: cel.Rule | None = None
     if RANGE_KEY in node:
         rule = cel.range_rule(node[RANGE_KEY])

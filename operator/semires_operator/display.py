@@ -30,15 +30,16 @@ def display_of(status: Status, spec: Spec | None) -> Display:
     """The columns of a status."""
     progress = status.progress or Progress()
     remaining = progress.estimated_remaining_seconds
-    best, before = headline(status.results), status.display or Display()
+    best = headline(status.results)
     evaluated = next((metric.value for metric in progress.metrics if metric.name == "oIoU"), "")
+    known = status.display or Display()
     return Display(
         epoch=f"{progress.epoch}/{progress.epochs}" if progress.epoch is not None and progress.epochs else "",
         progress=f"{progress.progress_percentage}%{'?' if progress.stale else ''}" if status.progress else "",
         eta=duration(remaining) if remaining is not None and status.phase == "Running" else "",
         overall_iou=_percent(best.overall_iou if best else evaluated),
-        labeled=_labeled(spec) if spec else before.labeled,
-        refine=resolve_refinement(spec.refinement, spec.training.preset).strategy if spec else before.refine,
+        labeled=_labeled(spec) if spec else known.labeled,
+        refine=resolve_refinement(spec.refinement, spec.training.preset).strategy if spec else known.refine,
     )
 
 

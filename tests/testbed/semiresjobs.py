@@ -354,7 +354,12 @@ def changes(place: Place) -> Iterator[Change]:
     else:
         keys = place.node.get("required", ())
         yield from _beside(place, "required", inside=[], outside=[_without(place.value, key) for key in keys])
-    wrong = {"string": [7, True, ["a"]], "integer": ["7", 1.5, True], "boolean": ["true", 0], "array": ["a", {}]}
+    wrong: dict[str, list[Any]] = {
+        "string": [7, True, ["a"]],
+        "integer": ["7", 1.5, True],
+        "boolean": ["true", 0],
+        "array": ["a", {}],
+    }
     yield from _beside(place, "type", inside=[], outside=wrong.get(kind, ["a", 3, [1]]))
 
 

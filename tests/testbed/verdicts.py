@@ -5,8 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
 import yaml
+from testbed.waiting import wait_until
 
 from semires_operator.admission import admitted
 from semires_trainer.config import SemiRESJob, parse_job
@@ -99,7 +99,6 @@ class ApiServer:
         path = f"{JOBS}/{document['metadata']['name']}"
         return self.request("PUT", path, document, dryRun="All", fieldValidation="Strict")
 
-
     def keep(self, document: dict[str, Any]) -> dict[str, Any]:
         """Create it for real, in the place of an older one, and return it as stored."""
         self.request("DELETE", f"{JOBS}/{document['metadata']['name']}")
@@ -115,14 +114,6 @@ class ApiServer:
         answer = self.request("PATCH", path, text, content_type="application/apply-patch+yaml", **options)
         assert answer.code in {200, 201}, answer.body
         wait_until("the CRD is served", lambda: self.request("GET", JOBS).code == 200, seconds=seconds)
-
-
-def wait_until(what: str, condition: Callable[[], bool], *, seconds: float) -> None:
-    """Poll until it is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 @contextmanager

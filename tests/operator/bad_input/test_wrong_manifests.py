@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from testbed.verdicts import JOBS, ApiServer
 
 FOLDER = Path(__file__).parent

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from testbed.semiresjobs import SPECS, Document, changed, manifest
 from testbed.verdicts import ApiServer, api_with_crd
+
+from semires_operator.crd import build_crd
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +25,10 @@ def stored(api: ApiServer) -> dict[str, Document]:
     documents = [manifest(spec, name) for name, spec in SPECS.items()]
     documents += [manifest(changed(spec, ("suspend",), True), f"{name}-suspended") for name, spec in SPECS.items()]
     return {document["metadata"]["name"]: api.keep(document) for document in documents}
+
+
+@pytest.fixture
+def whole_crd(api: ApiServer) -> Iterator[None]:
+    """Puts the CRD back that a test took rules from."""
+    yield
+    api.install(build_crd())

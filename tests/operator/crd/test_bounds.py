@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
-
-from semires_operator.crd import spec_schema
-from semires_trainer.config import SemiRESJob
+from testbed.rules import needless, rules_of, schema_of
 from testbed.semiresjobs import SPECS, Change, Document, Node, changed, changes, generic, manifest, places, written
 from testbed.verdicts import Answer, ApiServer, models_accept
 
-SPEC = spec_schema()
+from semires_operator.crd import build_crd, spec_schema
+from semires_trainer.config import SemiRESJob
+
+CRD, SPEC = build_crd(), spec_schema()
 LIST_BOUNDS = ("x-kubernetes-list-type", "minItems", "maxItems")
 BOUNDS = ("enum", "minimum", "maximum", "multipleOf", "minLength", "maxLength", "pattern", "maxProperties", "required")
 
@@ -102,10 +104,24 @@ def names(answer: Answer, field: str) -> bool:
     """Whether the only cause lies in the field, or in what is missing from it."""
     inner = generic_of(answer.causes[0].field).removeprefix("spec.")
     # A value of a map is named by its key in brackets.
-    return inner.startswith((field, field.partition(".example.com/")[0])) or inner.startswith(f"{field.rpartition('.')[0]}[")
+    return inner.startswith((field, field.partition(".example.com/")[0])) or inner.startswith(
+        f"{field.rpartition('.')[0]}["
+    )
 
 
 def generic_of(path: str) -> str:
-    """"spec.pod.env[3].name" -> "spec.pod.env[].name"."""
+    """ "spec.pod.env[3].name" -> "spec.pod.env[].name"."""
     head, *rest = path.split("[")
     return head + "".join(f"[]{part.partition(']')[2]}" for part in rest)
+
+
+@pytest.mark.long
+def test_without_a_rule_what_is_outside_is_accepted(api: ApiServer, answers: Answers, whole_crd: None) -> None:
+    refused = [(trial, answer) for field in TRIALS for trial, answer in answers(field) if len(answer.causes) == 1]
+    cases = []
+    for rule in rules_of(schema_of(CRD)):
+        if not rule.between_fields:
+            trial = next(trial for trial, answer in refused if rule.says(answer.causes[0]))
+            cases.append((rule, partial(api.judge, trial.document)))
+
+    assert needless(cases, CRD, api) == []

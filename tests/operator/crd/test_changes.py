@@ -1,20 +1,21 @@
-"""What may change in a job that exists: how it runs while it is suspended, when it ends at any time, what it trains never."""
+"""What may change in a job: when it ends at any time, how it runs while it is suspended, what it trains never."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-
-from semires_operator import cel
-from semires_operator.crd import spec_schema
-from testbed.rules import RuleAt, node_at, rules_of
+from testbed.rules import RuleAt, needless, node_at, rules_of, schema_of
 from testbed.semiresjobs import SPECS, Document, changed, changes, generic, places
 from testbed.verdicts import Answer, ApiServer, Cause
 
-SPEC = spec_schema()
-TRANSITIONS = [rule for rule in rules_of(SPEC, "spec") if rule.is_transition]
+from semires_operator import cel
+from semires_operator.crd import build_crd, spec_schema
+
+CRD, SPEC = build_crd(), spec_schema()
+TRANSITIONS = [rule for rule in rules_of(schema_of(CRD)) if rule.is_transition]
 Stored = dict[str, Document]
 
 
@@ -67,7 +68,25 @@ def test_a_change_is_refused_by_this_rule_alone(rule: RuleAt, api: ApiServer, st
     """While the job runs, or even while it is suspended, if the rule doesn't mention that."""
     jobs = running(stored) if "suspend" in rule.entry["rule"] else suspended(stored)
 
-    assert any(rule.says(cause) for cause in map(alone, answers_to(api, jobs, changed_by(rule))) if cause)
+    assert any(refuses_alone(rule, answer) for answer in answers_to(api, jobs, changed_by(rule)))
+
+
+@pytest.mark.long
+def test_without_a_rule_a_change_that_it_refuses_is_accepted(api: ApiServer, stored: Stored, whole_crd: None) -> None:
+    cases = []
+    for rule in TRANSITIONS:
+        jobs = running(stored) if "suspend" in rule.entry["rule"] else suspended(stored)
+        documents = (document for job in jobs for document in with_field(job, changed_by(rule)))
+        refused = next(document for document in documents if refuses_alone(rule, api.judge_update(document)))
+        cases.append((rule, partial(api.judge_update, refused)))
+
+    assert needless(cases, CRD, api) == []
+
+
+def refuses_alone(rule: RuleAt, answer: Answer) -> bool:
+    """Whether the rule is the one thing that is wrong."""
+    cause = alone(answer)
+    return cause is not None and rule.says(cause)
 
 
 def changed_by(rule: RuleAt) -> str:
@@ -78,7 +97,9 @@ def changed_by(rule: RuleAt) -> str:
 
 @pytest.mark.parametrize("field", sorted(cel.CHANGEABLE_ANYTIME | set(cel.CHANGEABLE_WHILE_SUSPENDED)))
 def test_a_suspended_job_may_run_differently(field: str, api: ApiServer, stored: Stored) -> None:
-    leaves = [leaf for leaf in leaves_below(field) if any(True for job in suspended(stored) for _ in with_field(job, leaf))]
+    leaves = [
+        leaf for leaf in leaves_below(field) if any(True for job in suspended(stored) for _ in with_field(job, leaf))
+    ]
 
     assert leaves
     for leaf in leaves:

@@ -8,13 +8,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from testbed.random_specs import Drawer
+from testbed.semiresjobs import manifest
+from testbed.verdicts import ApiServer, models_accept
 
 from semires_operator.admission import admitted
 from semires_operator.crd import spec_schema
 from semires_trainer.config import SemiRESJob, parse_job, resolve
-from testbed.random_specs import Drawer
-from testbed.semiresjobs import manifest
-from testbed.verdicts import ApiServer, models_accept
 
 
 def differences(api: ApiServer, *, number: int, seed: int) -> tuple[list[Any], Counter[bool]]:

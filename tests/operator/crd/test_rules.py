@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
-
-from semires_operator.crd import build_crd
-from testbed.rules import RuleAt, rules_of
+from testbed.rules import RuleAt, needless, rules_of, schema_of
 from testbed.semiresjobs import SPECS, Document, changed, manifest
 from testbed.verdicts import Answer, ApiServer, models_accept
 
-SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-BETWEEN_FIELDS = [rule for rule in rules_of(SCHEMA) if rule.between_fields and not rule.is_transition]
+from semires_operator.crd import build_crd
+
+CRD = build_crd()
+BETWEEN_FIELDS = [rule for rule in rules_of(schema_of(CRD)) if rule.between_fields and not rule.is_transition]
 SAM = SPECS["smallest"]["proposals"]["sam"]
 FELZENSZWALB = {"generator": "Felzenszwalb"}
 SMALL = SPECS["small-model"]["model"]["dimensions"]
@@ -35,7 +36,9 @@ CASES = [
         "strategy IOM",
         id="inter1-with-the-preset's-iom",
     ),
-    pytest.param("smallest", {"refinement.inter2": "0.7"}, "refinement.inter2", "strategy CPI-U", id="inter2-with-cpi-u"),
+    pytest.param(
+        "smallest", {"refinement.inter2": "0.7"}, "refinement.inter2", "strategy CPI-U", id="inter2-with-cpi-u"
+    ),
     pytest.param("continued", {"training.burnInEpochs": 3}, "training.burnInEpochs", "3 contradicts", id="burn-in"),
     pytest.param("continued", {"training.epochs": 0}, "training.epochs", "nothing to train", id="no-epochs-at-all"),
     pytest.param(
@@ -169,7 +172,11 @@ ALLOWED = [
     pytest.param("smallest", {"training.epochs": 0}, id="burn-in-only"),
     pytest.param("small-model", {"dataset.labeled.seed": 5, "dataset.unlabeledLimit": 9}, id="seed-of-the-limit"),
     pytest.param("smallest", {"dataset.evaluate": ["testB", "val"]}, id="splits"),
-    pytest.param("small-model", {"model.swin": ..., "model.initFrom": "model", "training.burnInEpochs": ...}, id="dimensions-of-a-model"),
+    pytest.param(
+        "small-model",
+        {"model.swin": ..., "model.initFrom": "model", "training.burnInEpochs": ...},
+        id="dimensions-of-a-model",
+    ),
     pytest.param("small-model", {"model.maxTokens": 32}, id="longest-sentence"),
     pytest.param("small-model", {"training.optimizedTextLayers": 2}, id="all-layers"),
     pytest.param("small-model", {"training.optimizedTextLayers": ...}, id="as-many-layers-as-the-preset-or-all"),
@@ -189,7 +196,10 @@ def refusals() -> list[tuple[str, Document, str, str]]:
     """Name, manifest, field and words of every case."""
     specs = [(case.id, manifest(changed_spec(*case.values[:2])), *case.values[2:]) for case in CASES]
     names = [(case.id, manifest(SPECS["smallest"], case.values[0]), "", case.values[1]) for case in NAMES]
-    return [(str(id), document, f"spec.{field}" if field else "metadata.name", words) for id, document, field, words in (*specs, *names)]
+    return [
+        (str(id), document, f"spec.{field}" if field else "metadata.name", words)
+        for id, document, field, words in (*specs, *names)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -198,8 +208,12 @@ def answers(api: ApiServer) -> dict[str, Answer]:
     return {name: api.judge(document) for name, document, _, _ in refusals()}
 
 
-@pytest.mark.parametrize(("name", "document", "field", "words"), refusals(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_rule_refuses_in_words(name: str, document: Document, field: str, words: str, answers: dict[str, Answer]) -> None:
+@pytest.mark.parametrize(
+    ("name", "document", "field", "words"), refusals(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_rule_refuses_in_words(
+    name: str, document: Document, field: str, words: str, answers: dict[str, Answer]
+) -> None:
     causes = answers[name].causes
 
     assert [cause.field for cause in causes] == [field]
@@ -221,3 +235,14 @@ def test_a_rule_has_a_case_that_it_alone_refuses(rule: RuleAt, answers: dict[str
     alone = [answer.causes[0] for answer in answers.values() if len(answer.causes) == 1]
 
     assert any(rule.says(cause) for cause in alone)
+
+
+@pytest.mark.long
+def test_without_a_rule_its_case_is_accepted(api: ApiServer, answers: dict[str, Answer], whole_crd: None) -> None:
+    documents = {name: document for name, document, _, _ in refusals()}
+    cases = []
+    for rule in BETWEEN_FIELDS:
+        name = next(name for name, answer in answers.items() if len(answer.causes) == 1 and rule.says(answer.causes[0]))
+        cases.append((rule, partial(api.judge, documents[name])))
+
+    assert needless(cases, CRD, api) == []

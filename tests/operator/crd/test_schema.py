@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from testbed.semiresjobs import SPECS, Document, changed, changes, generic, manifest, places
+from testbed.verdicts import CRD_FILE
 
 from semires_operator import cel
 from semires_operator.crd import MAX_BYTES, build_crd, crd_text, main, spec_schema, status_schema
 from semires_trainer.config import json_schema, parse_job, resolve, training_hash
 from semires_trainer.errors import ConfigError
 from semires_trainer.presets import BY_PATH, PRESET_NAMES
-from testbed.semiresjobs import SPECS, Document, changed, changes, generic, manifest, places
-from testbed.verdicts import CRD_FILE
 
 SPEC, STATUS = spec_schema(), status_schema()
 
@@ -63,7 +63,9 @@ def test_every_field_is_described() -> None:
 def test_the_descriptions_are_those_of_the_documentation() -> None:
     training = json_schema()["$defs"]["Training"]["properties"]
 
-    assert SPEC["properties"]["training"]["properties"]["emaDecay"]["description"] == training["emaDecay"]["description"]
+    assert (
+        SPEC["properties"]["training"]["properties"]["emaDecay"]["description"] == training["emaDecay"]["description"]
+    )
 
 
 def test_every_value_is_bounded() -> None:
@@ -105,7 +107,9 @@ def test_what_a_preset_governs_has_no_default(path: str) -> None:
 
 
 def test_presets_train_something() -> None:
-    assert all(BY_PATH[f"training.{name}"].value(preset) for name in ("epochs", "burnInEpochs") for preset in PRESET_NAMES)
+    assert all(
+        BY_PATH[f"training.{name}"].value(preset) for name in ("epochs", "burnInEpochs") for preset in PRESET_NAMES
+    )
 
 
 def test_the_example_specs_use_every_field() -> None:
@@ -153,11 +157,13 @@ def test_columns_are_those_of_the_documentation() -> None:
     narrow = [column["name"].upper() for column in columns if not column.get("priority")]
     wide = [column["name"].upper() for column in columns if column.get("priority") == 1]
 
-    assert narrow == "PHASE STAGE EPOCH PROGRESS ETA OIOU ATTEMPT AGE".split()
-    assert wide == "DATASET LABELED REFINE PYTORCHJOB QUEUE MESSAGE".split()
+    assert narrow == ["PHASE", "STAGE", "EPOCH", "PROGRESS", "ETA", "OIOU", "ATTEMPT", "AGE"]
+    assert wide == ["DATASET", "LABELED", "REFINE", "PYTORCHJOB", "QUEUE", "MESSAGE"]
 
 
-@pytest.mark.parametrize("column", build_crd()["spec"]["versions"][0]["additionalPrinterColumns"], ids=lambda c: c["name"])
+@pytest.mark.parametrize(
+    "column", build_crd()["spec"]["versions"][0]["additionalPrinterColumns"], ids=lambda c: c["name"]
+)
 def test_a_column_shows_a_field_of_the_schema(column: dict[str, Any]) -> None:
     path = column["jsonPath"].removeprefix(".")
 
