@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from semires_operator.status import Display, Progress, Score, Status
-from semires_trainer.config import Spec
-from semires_trainer.presets import BY_PATH
+from semires_trainer.config import Spec, resolve_refinement
 
 FINAL_MODEL, NATIVE_SIZE = "teacher", "original"
 
@@ -40,7 +39,7 @@ def display_of(status: Status, spec: Spec | None) -> Display:
         eta=duration(remaining) if remaining is not None and status.phase == "Running" else "",
         overall_iou=_percent(best.overall_iou if best else evaluated),
         labeled=_labeled(spec) if spec else known.labeled,
-        refine=_refine(spec) if spec else known.refine,
+        refine=resolve_refinement(spec.refinement, spec.training.preset).strategy if spec else known.refine,
     )
 
 
@@ -54,7 +53,3 @@ def _labeled(spec: Spec) -> str:
     if labeled.percent is not None:
         return f"{labeled.percent}%"
     return str(len(labeled.image_ids)) if labeled.image_ids else "by file"
-
-
-def _refine(spec: Spec) -> str:
-    return spec.refinement.strategy or str(BY_PATH["refinement.strategy"].value(spec.training.preset))

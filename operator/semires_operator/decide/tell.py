@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from semires_operator.actions import Action, AskCheckpoint, Create, Decision, Note
 from semires_operator.conditions import Finding, Truth, merged, truth
 from semires_operator.decide.look import Look, Step
 from semires_operator.display import display_of
-from semires_operator.explain import Explanation, explain_refusal, explain_taken
+from semires_operator.explain import Explanation, explain_refusal, explain_stuck, explain_taken
 from semires_operator.reasons import ABOUT, Reason, is_warning
 from semires_operator.status import MAX_MESSAGE, Status
 
@@ -40,11 +41,11 @@ REFUSED = {
 def tell(look: Look, step: Step) -> Decision:
     """The decision of a step: its status in full, its actions, and what is told of the transition."""
     if look.job.deleting:
-        return Decision(status=written(look.job.status))
+        return Decision(status=written(look.job.status), now=look.now)
     step = _with_refusal(look, step)
     before = look.job.status
     status = step.status.model_copy(update={"message": _steady(before, step.status)})
-    findings = _findings(look, status, step.degraded)
+    findings = _findings(look, status, step.degraded or _stuck(look))
     status = status.model_copy(
         update={
             "observed_generation": look.job.generation,
@@ -57,6 +58,7 @@ def tell(look: Look, step: Step) -> Decision:
         actions=step.actions,
         notes=_notes(before, status),
         requeue_after=_requeue(look, step),
+        now=look.now,
     )
 
 
@@ -90,7 +92,7 @@ def _with_refusal(look: Look, step: Step) -> Step:
     return step
 
 
-def _refused(look: Look, writes: list[Action]) -> Explanation | None:
+def _refused(look: Look, writes: Sequence[Action]) -> Explanation | None:
     created = {action.body["metadata"]["name"] for action in writes if isinstance(action, Create)}
     if look.seen.taken and look.seen.taken.name in created:
         return explain_taken(look.seen.taken)
@@ -136,6 +138,14 @@ def _findings(look: Look, status: Status, degraded: tuple[Reason, str] | None) -
         _checkpoint_fresh(look, status),
         Finding(type="Degraded", status=truth(degraded is not None), reason=stands[0].value, message=stands[1]),
     )
+
+
+def _stuck(look: Look) -> tuple[Reason, str] | None:
+    """A pod that should have ended, whatever else the job does meanwhile."""
+    for pod in look.stuck_pods:
+        why = explain_stuck(pod)
+        return why.reason, why.message
+    return None
 
 
 def _progressing(status: Status) -> Finding:
