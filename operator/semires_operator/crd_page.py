@@ -134,8 +134,8 @@ another name and output
 ```
 
 A value of the wrong type is told by its type alone (`must be of type string: "integer"`): write decimals, quantities
-and values of variables in quotes. After such an error the API server does not check the rules; it says so in a line that
-begins with `<nil>`. A key that nobody knows is told as `unknown field "spec.training.ema"`.
+and values of variables in quotes. After such an error the API server does not check the rules, and says so in a line
+that begins with `<nil>`. A key that nobody knows is told as `unknown field "spec.training.ema"`.
 """
 
 STATUS = """
