@@ -1,6 +1,6 @@
 """Every reason that a status, a condition or an event of ours may carry, with its meaning and what to do.
 
-python -m semires_operator.reasons --write     # the tables of docs/operations.md
+python -m semires_operator.reasons             # the tables of docs/operations.md
 python -m semires_operator.reasons --check     # exit 1 if the page is out of date
 """
 
@@ -364,16 +364,14 @@ def filled(page: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Write the page, or tell whether it is out of date."""
     parser = argparse.ArgumentParser(description="The generated tables of docs/operations.md.")
-    choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--write", action="store_true", help="write the page")
-    choice.add_argument("--check", action="store_true", help="fail if it is out of date")
-    write = parser.parse_args(arguments).write
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if it is out of date")
+    only_check = parser.parse_args(arguments).check
     is_now = PAGE.read_text(encoding="utf-8")
     should_be = filled(is_now)
-    if write:
+    if not only_check:
         PAGE.write_text(should_be, encoding="utf-8")
     elif is_now != should_be:
-        sys.stderr.write(f"{PAGE.name} is out of date: run python -m semires_operator.reasons --write\n")
+        sys.stderr.write(f"{PAGE.name} is out of date: run python -m semires_operator.reasons\n")
         return 1
     return 0
 

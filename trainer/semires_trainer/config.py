@@ -139,6 +139,7 @@ __all__ = [
     "marked_schema",
     "parse_job",
     "resolve",
+    "resolve_refinement",
     "resolved_to_dict",
     "training_hash",
 ]
