@@ -24,6 +24,7 @@ def test_an_idle_leader_takes_little_memory(start_process, own_api_cluster, api_
 def test_an_idle_leader_writes_its_lease_and_nothing_else(start_process, proxied, proxy, api_namespace):
     process = start_process(proxied, name="idle", namespace=api_namespace, NAMESPACES=api_namespace)
     wait_until("it leads", lambda: process.leads, seconds=30)
+    time.sleep(SETTLED_SECONDS)
     proxy.forget()
     time.sleep(SETTLED_SECONDS)
 
