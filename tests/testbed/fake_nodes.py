@@ -103,26 +103,11 @@ class FakeNodeCluster(ApiCluster):
 
     def _give_certificates(self) -> None:
         """The training-operator wants a certificate for its webhook, whether or not anyone calls it."""
-        authority, serving = webhook_certificates()
+        _, serving = webhook_certificates()
         WEBHOOK_FOLDER.mkdir(parents=True, exist_ok=True)
         for source, name in ((serving.certificate, "tls.crt"), (serving.key, "tls.key")):
             shutil.copyfile(source, WEBHOOK_FOLDER / name)
-        files = {
-            "ca.crt": authority.certificate,
-            "ca.key": authority.key,
-            "tls.crt": serving.certificate,
-            "tls.key": serving.key,
-        }
-        data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
-        self.apply(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": KUBEFLOW}},
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": WEBHOOK_SECRET, "namespace": KUBEFLOW},
-                "data": data,
-            },
-        )
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": KUBEFLOW}}, webhook_secret())
 
     def _webhook_configuration(self, port: int) -> Object:
         """Upstream's, for PyTorchJob only, reached by URL because no node can carry its service."""
@@ -134,6 +119,20 @@ class FakeNodeCluster(ApiCluster):
             path = webhook["clientConfig"].pop("service")["path"]
             webhook["clientConfig"]["url"] = f"https://127.0.0.1:{port}{path}"
         return found
+
+
+def webhook_secret() -> Object:
+    """The Secret that the training-operator would fill itself, a while after its start."""
+    authority, serving = webhook_certificates()
+    files = {
+        "ca.crt": authority.certificate,
+        "ca.key": authority.key,
+        "tls.crt": serving.certificate,
+        "tls.key": serving.key,
+    }
+    data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+    metadata = {"name": WEBHOOK_SECRET, "namespace": KUBEFLOW}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
 def webhook_certificates() -> tuple[certificates.Pair, certificates.Pair]:
