@@ -1,0 +1,3 @@
+module semires.dev/testbed/pause
+
+go 1.26
