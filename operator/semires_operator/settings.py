@@ -177,7 +177,7 @@ def _check(field: str, value: object) -> None:
     if field == "image_pull_secrets" and isinstance(value, tuple):
         for word in value:
             _match(field, word, NAME, "a Secret's name", "Write names separated by commas")
-    if field in {"lease_name", "identity"}:
+    if field == "lease_name":
         _match(field, value, NAME, "a name", "Use lower-case letters, digits, dots and dashes")
     if field == "trainer_image":
         _match(field, value, IMAGE, "an image", "Write REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST")

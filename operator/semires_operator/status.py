@@ -191,6 +191,21 @@ class Provenance(_Part):
     """Of the operator that made the last attempt."""
 
 
+class Display(_Part):
+    """Figures as the printer columns show them: JSONPath can't write "12/40"."""
+
+    epoch: Word = ""
+    """12/40: epoch of the training stage, and how many there are."""
+    progress: Word = ""
+    """31%; with a question mark while the trainer can't be asked."""
+    eta: Word = ""
+    """5h02m: time that the run still needs, by the speeds known now."""
+    overall_iou: Annotated[Word, Field(alias="oIoU")] = ""
+    """47.31: oIoU of the final model, before that of the last evaluation; in percent."""
+    labeled: Word = ""
+    """1%, or the number of labelled images."""
+
+
 class Status(_Part):
     """How far, how good, what's wrong."""
 
@@ -211,7 +226,7 @@ class Status(_Part):
     failures: Count = 0
     """Attempts that count towards failurePolicy.backoffLimit."""
     free_retries: Count = 0
-    """Attempts in a row and in all that were lost and do not count: at most 50."""
+    """Attempts in all that were lost and do not count: at most 50."""
     retry_at: AwareDatetime | None = None
     """When the next attempt may begin."""
     micro_batch: Count | None = None
@@ -221,7 +236,7 @@ class Status(_Part):
     completion_time: AwareDatetime | None = None
     """When the job finished."""
     attempt_created_at: AwareDatetime | None = None
-    """When the child of the current attempt was seen first."""
+    """Since when the current attempt waits for its pods: it was begun, it passed its preflight, or it was evicted."""
     running_since: AwareDatetime | None = None
     """When the trainer of the current attempt began."""
     active_seconds: Count = 0
@@ -244,3 +259,5 @@ class Status(_Part):
     """Attempts that have ended, oldest first; at most 10 are kept."""
     provenance: Provenance | None = None
     """From what the results came."""
+    display: Display | None = None
+    """What the printer columns show."""
