@@ -192,18 +192,20 @@ class Provenance(_Part):
 
 
 class Display(_Part):
-    """Figures as the printer columns show them: JSONPath can't write "12/40"."""
+    """What `kubectl get` shows, as text. Programs read the other fields."""
 
     epoch: Word = ""
-    """12/40: epoch of the training stage, and how many there are."""
+    """Epoch of all, such as 12/40."""
     progress: Word = ""
-    """31%; with a question mark while the trainer can't be asked."""
+    """Share of the run's time that is done, such as 31%."""
     eta: Word = ""
-    """5h02m: time that the run still needs, by the speeds known now."""
+    """Time until the end, such as 5h2m."""
     overall_iou: Annotated[Word, Field(alias="oIoU")] = ""
-    """47.31: oIoU of the final model, before that of the last evaluation; in percent."""
+    """oIoU in percent, such as 47.31: the last known, in the end that of the first evaluated split."""
     labeled: Word = ""
-    """1%, or the number of labelled images."""
+    """How much is labelled, such as 1%, 120 images or file."""
+    refine: Word = ""
+    """Strategy of refinement, given or the preset's."""
 
 
 class Status(_Part):
@@ -247,6 +249,8 @@ class Status(_Part):
     """What the last check found."""
     progress: Progress | None = None
     """How far it is."""
+    display: Display | None = None
+    """What `kubectl get` shows."""
     last_checkpoint: Checkpoint | None = None
     """The newest verified checkpoint."""
     best_checkpoint: Checkpoint | None = None

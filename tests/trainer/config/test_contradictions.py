@@ -319,7 +319,7 @@ def test_a_contradiction_is_one_line_with_path_value_and_remedy(
         ),
         pytest.param(
             {"spec.training.learningRate": "fast"},
-            'spec.training.learningRate: "fast" has the wrong form. It must match ',
+            'spec.training.learningRate: "fast" is not a decimal number. Write one in (0, 1000000], such as "0.5"',
             id="word-for-a-decimal",
         ),
         pytest.param(
