@@ -223,7 +223,7 @@ def _allow_while_suspended(spec: Node) -> None:
 
 
 def _access(section: Node, path: str) -> str:
-    """"storage.region" -> "?storage.?region": in CEL, with "?" where a part may be absent."""
+    """ "storage.region" -> "?storage.?region": in CEL, with "?" where a part may be absent."""
     parts, optional = [], False
     for key in path.split("."):
         optional = optional or not _always_there(section, key)
