@@ -85,8 +85,8 @@ def build_image(
     options = [word for name, value in given.items() for word in ("--build-arg", f"{name}={value}")]
     stage = ["--target", target] if target else []
     # chroot: the other isolations want a runtime that this kernel's cgroups may refuse.
-    build = ["build", "--isolation", "chroot", "--pull=never", "--quiet", "--tag", tag, "--file", str(dockerfile)]
-    _buildah(*build, *options, *stage, str(context))
+    build = ["build", "--layers", "--isolation", "chroot", "--pull=never", "--quiet", "--tag", tag]
+    _buildah(*build, "--file", str(dockerfile), *options, *stage, str(context))
     archive.unlink(missing_ok=True)  # buildah adds to an archive that exists
     _buildah("push", "--quiet", tag, f"docker-archive:{archive}:{tag}")
     return archive
@@ -119,6 +119,7 @@ def write_archive(archive: Path, tag: str, layer: Path, settings: Settings) -> N
                 "Env": [f"{name}={value}" for name, value in settings.environment.items()],
             },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "history": [{"created_by": "testbed"}],  # buildah counts layers by it
         }
     ).encode()
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
