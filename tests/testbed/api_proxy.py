@@ -13,6 +13,7 @@ import random
 import socket
 import ssl
 import struct
+import sys
 import threading
 import urllib.parse
 from collections import Counter
@@ -291,7 +292,9 @@ class _Server(ThreadingHTTPServer):
     proxy: ApiProxy
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks is what happens here."""
+        """A connection that breaks is what happens here; anything else is a mistake of ours."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -384,6 +387,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._linger()
             self.close_connection = True
             return
+        response.close()  # read1 leaves it open, and then the connection can carry no other request
         if not length:
             self.wfile.write(b"0\r\n\r\n")
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from testbed import go_tools, programs
 from testbed.waiting import wait_until
+from testbed.watching import Watch
 
 REPOSITORY = Path(__file__).parents[2]
 OUR_DEFINITIONS = REPOSITORY / "manifests" / "base" / "crd"
@@ -112,11 +114,22 @@ class Cluster:
 
     def crds(self) -> None:
         """Install our definition, if it is written yet, and that of PyTorchJob; wait until they are served."""
+        self._install_crds()
+        self._wait_for_crds()
+
+    def _install_crds(self) -> None:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(pytorchjob_definition()))
         if OUR_DEFINITIONS.is_dir():
             how = "-k" if (OUR_DEFINITIONS / "kustomization.yaml").exists() else "-f"
             self.kubectl("apply", "--server-side", "--force-conflicts", how, str(OUR_DEFINITIONS))
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+
+    def _wait_for_crds(self) -> None:
+        # Not `kubectl wait`: it fails at a definition that has no conditions yet.
+        wait_until(
+            "all definitions are served",
+            lambda: all(condition(one, "Established") == "True" for one in self.items("crd")),
+            seconds=30,
+        )
 
     def wait_for_object(
         self,
@@ -129,26 +142,34 @@ class Cluster:
         what: str = "",
     ) -> Object:
         """The object, once it exists and `until` is true of it; TimeoutError with its last status."""
-        where = ["--namespace", namespace] if namespace else []
-        seen: list[Object | None] = [None]
-
-        def look() -> Object | None:
-            seen[0] = self.get(kind, name, *where)
-            return seen[0] if seen[0] is not None and until(seen[0]) else None
-
-        sentence = f"{kind} {name} {what or 'is as expected'}"
-        return wait_until(sentence, look, seconds=seconds, every=0.1, seen=lambda: _told(seen[0]))
+        deadline = time.monotonic() + seconds
+        seen: Object | None = None
+        while time.monotonic() < deadline:
+            with self._watch(kind, name, namespace) as watch:
+                for change, found in watch.events(deadline):
+                    seen = None if change == "DELETED" else found
+                    if seen is not None and until(seen):
+                        return seen
+            time.sleep(0.1)  # the API server has ended the watch, or kubectl could not begin one
+        raise TimeoutError(f"not within {seconds:g} s: {kind} {name} {what or 'is as expected'}. {_told(seen)}")
 
     def wait_until_gone(self, kind: str, name: str, namespace: str = "", *, seconds: float = 60) -> None:
         """Until there is no such object."""
+        deadline = time.monotonic() + seconds
         where = ["--namespace", namespace] if namespace else []
-        wait_until(
-            f"{kind} {name} is gone",
-            lambda: self.get(kind, name, *where) is None,
-            seconds=seconds,
-            every=0.1,
-            seen=lambda: _told(self.get(kind, name, *where)),
-        )
+        while (seen := self.get(kind, name, *where)) is not None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {seconds:g} s: {kind} {name} is gone. {_told(seen)}")
+            with self._watch(kind, name, namespace) as watch:
+                # Looks again now and then: it may have gone between the look and the watch.
+                for change, _ in watch.events(min(deadline, time.monotonic() + 2)):
+                    if change == "DELETED":
+                        break
+
+    def _watch(self, kind: str, name: str, namespace: str) -> Watch:
+        where = ["--namespace", namespace] if namespace else []
+        command = [str(programs.KUBECTL.path), "--kubeconfig", str(self.kubeconfig), "get", kind, *where]
+        return Watch([*command, f"--field-selector=metadata.name={name}"])
 
 
 class OtherCluster(Cluster):

@@ -35,7 +35,7 @@ def end_real_run(folder: Path, processes: Processes) -> None:
     """End everything that a real cluster in `folder` has begun, in whatever state it is."""
     processes.stop("kubelet")
     _kill_pods()
-    processes.stop_all()
+    processes.kill_all()
     _kill_shims(folder)
     _unmount(folder)
     network.down()

@@ -115,8 +115,10 @@ class Processes:
         wait_until(f"{name} ({identity.pid}) has ended", lambda: not identity.alive, seconds=10)
         self._record(name).unlink()
 
-    def stop_all(self) -> None:
-        """The last one first."""
+    def kill_all(self) -> None:
+        """End all at once, by force: for those whose state is thrown away."""
+        for name in self.names():
+            self.identity(name).signal(signal.SIGKILL)
         for name in self.names():
             self.stop(name)
 

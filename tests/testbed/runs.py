@@ -43,5 +43,5 @@ def clean_leftovers() -> None:
 
 def end_run(folder: Path) -> None:
     """End all processes of a run, and remove what it wrote."""
-    Processes(folder).stop_all()
+    Processes(folder).kill_all()
     shutil.rmtree(folder, ignore_errors=True)

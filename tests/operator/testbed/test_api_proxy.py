@@ -118,14 +118,15 @@ def test_a_client_is_killed_at_its_nth_request(
 ) -> None:
     objects = [config_map(api_namespace, f"number-{number}") for number in range(3)]
     command = [str(programs.KUBECTL.path), "--kubeconfig", str(by_proxy), "create", "--validate=false", "-f", "-"]
-    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     proxy.interference = KillAt(1, client.kill, after=after, matches=lambda request: request.verb == "create")
-    client.communicate(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}).encode(), timeout=20)
+    content = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}).encode()
+    _, errors = client.communicate(content, timeout=60)
 
     found = own_api_cluster.items("configmaps", "-n", api_namespace)
     names = {one["metadata"]["name"] for one in found} - {"kube-root-ca.crt"}
 
-    assert client.returncode == -9
+    assert client.returncode == -9, errors
     assert names == ({"number-0", "number-1"} if after else {"number-0"})
 
 

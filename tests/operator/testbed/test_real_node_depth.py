@@ -6,6 +6,7 @@ import json
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,3 +217,25 @@ def test_prometheus_scrapes_a_port_named_metrics(
             return list(json.load(answer)["data"]["result"])
 
     assert wait_until("the value is scraped", found, seconds=60, every=0.5)[0]["value"][1] == "42"
+
+
+def test_an_image_of_a_dockerfile_on_the_local_base_runs(
+    own_real_cluster: RealCluster, real_namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nCOPY word /word\nENTRYPOINT cat /word\n")
+    (tmp_path / "word").write_text("built here\n")
+    tag = "localhost/testbed-example:1"
+    archive = tmp_path / "image.tar"
+    images.build_image(tag, tmp_path / "Dockerfile", tmp_path, base=images.base_archive(), archive=archive)
+    own_real_cluster.load_image(archive)
+
+    own_real_cluster.create(pod_of(real_namespace, "example", tag, []))
+    own_real_cluster.wait_for_object(
+        "pod",
+        "example",
+        real_namespace,
+        until=lambda pod: pod["status"]["phase"] in ("Succeeded", "Failed"),
+        seconds=60,
+    )
+
+    assert own_real_cluster.kubectl("logs", "example", "-n", real_namespace) == "built here\n"
