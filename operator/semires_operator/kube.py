@@ -5,6 +5,7 @@ Writes ask `fence` first: it raises once this replica may no longer be the leade
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import ssl
@@ -22,6 +23,8 @@ from semires_operator import names
 
 Verb = Literal["get", "list", "create", "patch", "delete", "log"]
 REQUEST_SECONDS = 10.0
+CLOSING_SECONDS = 0.25
+"""aiohttp ends connections with TLS after its session has closed; the loop must still run then."""
 PAGE = 200
 """Objects of one answer to a LIST."""
 TOKEN_SECONDS = 30.0
@@ -284,6 +287,7 @@ async def connect(connection: Connection, *, count: Count, fence: Fence = unfenc
     connector = aiohttp.TCPConnector(limit=64, ssl=ssl_context(connection))
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield Api(session, connection, fence=fence, count=count)
+    await asyncio.sleep(CLOSING_SECONDS)
 
 
 def ssl_context(connection: Connection) -> ssl.SSLContext:

@@ -177,9 +177,8 @@ def _text(value: object) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else str(value or "")
 
 
-async def operate(settings: Settings, connection: kube.Connection) -> None:
+async def operate(operator: Operator) -> None:
     """Run one replica until SIGTERM or SIGINT. LeaseLost or RuntimeError if it ends by itself."""
-    operator = Operator(settings, connection)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, operator.stop.set)
@@ -198,11 +197,16 @@ def main(environ: Mapping[str, str]) -> int:
     if connection is None:
         return _refuse("There is no cluster: run in a pod with a ServiceAccount, or set KUBECONFIG.")
     try:
-        asyncio.run(operate(settings, connection))
+        operator = Operator(settings, connection)
     except (EndpointsError, OSError) as error:
         return _refuse(str(error))
+    try:
+        asyncio.run(operate(operator))
     except LeaseLost as lost:
         logger.error("%s Another replica may lead: this one stops.", lost)
+        return FAILURE
+    except Exception:
+        logger.exception("This replica ends because of an error.")
         return FAILURE
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,10 @@ MAX_BYTES = 64 * 1024
 MAX_CONNECTIONS = 32
 MAX_PODS = 64
 """Pods of an attempt that are asked."""
+SILENT_SECONDS = 15.0
+"""How long a pod that did not answer is left alone: a question without an answer holds a worker up."""
+MAX_SILENT = 4096
+"""Pods that are remembered for that."""
 Address = Callable[[Pod], str]
 """Host and port at which a pod is asked."""
 Read = Callable[[Pod, bytes], Answer | None]
@@ -47,10 +52,13 @@ class Poller:
         self._address = address
         self._count = count
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._silent: dict[str, float] = {}
+        """UIDs of pods that did not answer, with the time until which they are not asked."""
 
     async def progress(self, pods: Iterable[Pod], read: Read) -> Answer | None:
         """Ask the running pods of an attempt; rank 0 may be on any of them, so the newest valid answer wins."""
-        asked = [pod for pod in pods if can_be_asked(pod)][:MAX_PODS]
+        now = time.monotonic()
+        asked = [pod for pod in pods if can_be_asked(pod) and self._silent.get(pod.uid, 0.0) <= now][:MAX_PODS]
         answers = await asyncio.gather(*(self._progress_of(pod, read) for pod in asked))
         return max((answer for answer in answers if answer), key=lambda answer: answer.time, default=None)
 
@@ -80,8 +88,14 @@ class Poller:
                 return None
         except (TimeoutError, OSError, ValueError, aiohttp.ClientError) as error:
             self._count("unreachable")
+            self._leave_alone(pod)
             logger.debug("Pod %s did not answer %s: %r.", pod.name, path, error)
             return None
+
+    def _leave_alone(self, pod: Pod) -> None:
+        if len(self._silent) >= MAX_SILENT:
+            self._silent.clear()
+        self._silent[pod.uid] = time.monotonic() + SILENT_SECONDS
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
         content = b""

@@ -98,8 +98,11 @@ class Store:
         return self.key_of(kind, known or body)
 
     def drop_all(self, kind: Kind) -> list[Key]:
-        """Forget a kind that is no longer served. The jobs concerned."""
-        return self._keys([self.drop(kind, body) for body in self._all(kind)])
+        """Forget a kind that is not served now; what comes back with it is taken in again. The jobs concerned."""
+        gone = self._objects.pop(kind, {})
+        for body in gone.values():
+            self._leave(kind, body)
+        return self._keys([self.key_of(kind, body) for body in gone.values()])
 
     def differs(self, kind: Kind, namespace: str | None, listed: Iterable[Raw], version: str) -> int:
         """How many objects of a list of this version are newer than ours, or ours and not in the list."""

@@ -114,6 +114,7 @@ class Streams:
                 namespaces=self._namespaces,
                 stop_flag=self._stop,
             )
+            await asyncio.sleep(kube.CLOSING_SECONDS)
         finally:
             heart.cancel()
 

@@ -103,7 +103,7 @@ class Watches:
             if served != self.served:
                 for kind in set(watched(self.served)) - set(watched(served)):
                     logger.warning("The kind %s is no longer served.", kind)
-                    self._store.drop_all(kind)
+                    self._look_at(self._store.drop_all(kind))
                 self.served = served
                 self._look_at(self._store.jobs())
                 return

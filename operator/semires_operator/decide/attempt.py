@@ -115,8 +115,9 @@ def watch_preflight(look: Look) -> Step:
 
 
 def earlier_lives(look: Look) -> bool:
-    """Whether a child or pod of an earlier attempt, or of the check, may still do something."""
-    return look.child is None and (any(not child.ended for child in look.old_children) or bool(look.blocking_pods))
+    """Whether anything made earlier may still do something, while the next thing is to be made."""
+    made = look.child if look.preflight_is_done else look.preflight
+    return made is None and (any(not child.ended for child in look.old_children) or bool(look.blocking_pods))
 
 
 def create_child(look: Look) -> Step:

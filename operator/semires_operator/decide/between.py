@@ -28,7 +28,7 @@ def finished_but_alive(look: Look) -> bool:
 
 def wait_for_ttl(look: Look) -> Step:
     """Keep it, or delete it when its time has come."""
-    status = look.job.status
+    status = look.status
     ttl = look.spec.ttl_seconds_after_finished if look.job.spec else None
     if ttl is None:
         return Step(status=status)

@@ -187,9 +187,9 @@ def _ended(look: Look, how: str, *, failure: Failure | None = None, counted: boo
 
 
 def finished(look: Look, step: Step) -> Step:
-    """The same step, for good."""
+    """The same step, for good. The table then says what becomes of the job."""
     ended = {"completion_time": look.now, "retry_at": None, "stopping": None}
-    return Step(status=step.status.model_copy(update=ended))
+    return Step(status=step.status.model_copy(update=ended), again=True)
 
 
 def wants_log(job: Job, seen: Observed) -> Pod | None:

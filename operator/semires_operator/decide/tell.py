@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from semires_operator.actions import Action, AskCheckpoint, Create, Decision, Note
@@ -40,7 +41,7 @@ REFUSED = {
 def tell(look: Look, step: Step) -> Decision:
     """The decision of a step: its status in full, its actions, and what is told of the transition."""
     if look.job.deleting:
-        return Decision(status=written(look.job.status))
+        return Decision(status=written(look.job.status), now=look.now)
     step = _with_refusal(look, step)
     before = look.job.status
     status = step.status.model_copy(update={"message": _steady(before, step.status)})
@@ -57,6 +58,7 @@ def tell(look: Look, step: Step) -> Decision:
         actions=step.actions,
         notes=_notes(before, status),
         requeue_after=_requeue(look, step),
+        now=look.now,
     )
 
 
@@ -90,7 +92,7 @@ def _with_refusal(look: Look, step: Step) -> Step:
     return step
 
 
-def _refused(look: Look, writes: list[Action]) -> Explanation | None:
+def _refused(look: Look, writes: Sequence[Action]) -> Explanation | None:
     created = {action.body["metadata"]["name"] for action in writes if isinstance(action, Create)}
     if look.seen.taken and look.seen.taken.name in created:
         return explain_taken(look.seen.taken)

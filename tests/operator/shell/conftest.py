@@ -185,7 +185,19 @@ def start_process(tmp_path: Path, stack: ExitStack) -> Callable[..., Process]:
 
 
 @pytest.fixture
-def start_replica(api_namespace: str, stack: ExitStack) -> Callable[..., Replica]:
+def make_replica(stack: ExitStack) -> Callable[..., Replica]:
+    """Start an operator with any settings in a thread."""
+
+    def make(settings: Settings, connection: kube.Connection, address: str = "127.0.0.1:9") -> Replica:
+        replica = Replica(settings, connection, address)
+        stack.callback(replica.stop)
+        return replica
+
+    return make
+
+
+@pytest.fixture
+def start_replica(api_namespace: str, make_replica: Callable[..., Replica]) -> Callable[..., Replica]:
     """Start an operator for the test's namespace in a thread; it polls often."""
 
     def start(connection: kube.Connection, *, address: str = "127.0.0.1:9", **changed: Any) -> Replica:
@@ -202,8 +214,7 @@ def start_replica(api_namespace: str, stack: ExitStack) -> Callable[..., Replica
                 **changed,
             }
         )
-        replica = Replica(settings, connection, address)
-        stack.callback(replica.stop)
+        replica = make_replica(settings, connection, address)
         replica.wait_until_ready()
         return replica
 
@@ -297,7 +308,12 @@ class Hand:
     def wait(self, name: str, what: str, until: Callable[[Raw], object], *, seconds: float = 30) -> Raw:
         """A job, once `until` is true of its status."""
         return self.cluster.wait_for_object(
-            "semiresjob", name, self.namespace, until=lambda job: until(job.get("status", {})), what=what, seconds=seconds
+            "semiresjob",
+            name,
+            self.namespace,
+            until=lambda job: until(job.get("status", {})),
+            what=what,
+            seconds=seconds,
         )
 
     def wait_for_phase(self, name: str, *phases: str, seconds: float = 30) -> Raw:
@@ -305,9 +321,7 @@ class Hand:
 
     def patch(self, kind: str, name: str, patch: Raw, *, status: bool = False) -> None:
         sub = ["--subresource=status"] if status else []
-        self.cluster.kubectl(
-            "patch", kind, name, "-n", self.namespace, "--type=merge", *sub, "-p", json.dumps(patch)
-        )
+        self.cluster.kubectl("patch", kind, name, "-n", self.namespace, "--type=merge", *sub, "-p", json.dumps(patch))
 
     def pass_preflight(self, name: str, **found: Any) -> None:
         """The kubelet ends the pod of a preflight Job well."""

@@ -295,3 +295,16 @@ def test_the_number_of_connections_is_bounded(run):
     run(scenario())
 
     assert most <= MAX_CONNECTIONS
+
+
+def test_a_pod_that_does_not_answer_is_left_alone_for_a_while(run):
+    counted: list[str] = []
+
+    async def scenario() -> None:
+        async with poller(count=counted.append, address=lambda _: "127.0.0.1:9") as trainers:
+            for _ in range(5):
+                await trainers.progress([pod()], read)
+
+    run(scenario())
+
+    assert counted == ["unreachable"]

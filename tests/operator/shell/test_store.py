@@ -140,3 +140,13 @@ def test_a_job_of_this_name_is_known_until_it_is_deleted():
 
     assert known == [("team", "a")]
     assert store.jobs() == []
+
+
+def test_a_kind_that_was_not_served_for_a_while_comes_back():
+    store = Store()
+    store.put("Pod", body())
+
+    assert store.drop_all("Pod") == [("team", "a")]
+    assert shown(store) == []
+    store.put("Pod", body())
+    assert shown(store) == [1]
