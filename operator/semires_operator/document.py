@@ -17,6 +17,9 @@ from semires_trainer.errors import ConfigError
 LONGEST_BYTES = 96 << 10
 """What a trainer accepts. Linux takes 128 KiB a variable: MAX_ARG_STRLEN of execve(2)."""
 
+READ_BY_PREFLIGHT = ("preflight", "deadlineSeconds")
+"""A field that only a cluster reads, and preflight: it ends in time to say why it did not get further."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
@@ -51,9 +54,13 @@ def trained_part(job: SemiRESJob) -> dict[str, Any]:
     """The manifest without defaults, metadata other than the name, and fields that only a cluster reads."""
     whole = job.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     spec = whole["spec"]
+    section, name = READ_BY_PREFLIGHT
+    kept = {key: value for key, value in spec.get(section, {}).items() if key == name}
     for path in CLUSTER_ONLY_FIELDS:
         section, _, name = path.rpartition(".")
         (spec.get(section, {}) if section else spec).pop(name, None)
+    if kept:
+        spec[READ_BY_PREFLIGHT[0]] = kept
     return {
         "apiVersion": whole["apiVersion"],
         "kind": whole["kind"],

@@ -34,6 +34,7 @@ SIGNS: tuple[tuple[re.Pattern[str], Reason], ...] = (
     (re.compile(r"could not find the requested resource|no matches for kind"), Reason.BACKEND_MISSING),
 )
 """What Kubernetes writes -> what it means; the first that is found wins."""
+CONFLICT = 409
 NOT_PULLED = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 NOT_CONFIGURED = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 NOT_CREATED = {"FailedCreate", "FailedCreatePod"}
@@ -43,9 +44,13 @@ PULLED_IN_VAIN = re.compile(r"^.*?(ErrImagePull|ImagePullBackOff): ", re.S)
 
 def explain_refusal(refusal: Refusal) -> Explanation:
     """Why a write was refused."""
-    is_delete = refusal.action.startswith("Delete")
-    other = Reason.DELETE_REFUSED if is_delete else Reason.CREATE_REFUSED
-    reason = other if is_delete else _by_sign(refusal.message, other)
+    if refusal.action.startswith("Delete"):
+        reason = Reason.DELETE_REFUSED
+    elif refusal.code == CONFLICT:
+        is_going = "being deleted" in refusal.message
+        reason = Reason.WAITING_FOR_OLD_OBJECT if is_going else Reason.NAME_CONFLICT
+    else:
+        reason = _by_sign(refusal.message, Reason.CREATE_REFUSED)
     code = f" ({refusal.code} {refusal.reason})" if refusal.code else ""
     return _explanation(reason, f"{refusal.action} was refused{code}: {refusal.message}")
 

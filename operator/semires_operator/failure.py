@@ -31,6 +31,8 @@ class End:
     outcome: Outcome | None
     """What it left as its last word."""
     log_tail: str = ""
+    removal: str = ""
+    """What was told while a pod that has vanished since was being removed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +92,12 @@ def _default(end: End) -> tuple[ActionName, Reason]:
         return "Fail", Reason.GPU_MEMORY
     if code in SAID_BY_TRAINER:
         return SAID_BY_TRAINER[code]
-    if end.child and end.child.reason == "DeadlineExceeded":
+    if "DeadlineExceeded" in {pod.reason if pod else "", end.child.reason if end.child else ""}:
         return "Retry", Reason.PREFLIGHT_DEADLINE_EXCEEDED
     if end.child is None or end.child.deleting:
         return "RetryFree", Reason.CHILD_DELETED
     if pod is None:
-        return "RetryFree", Reason.POD_VANISHED
+        return "RetryFree", Reason.DISRUPTED if end.removal else Reason.POD_VANISHED
     if pod.disrupted or pod.deleting_since or pod.reason == "NodeLost":
         return "RetryFree", Reason.DISRUPTED
     return _of_pod(pod, end.outcome)
@@ -145,11 +147,19 @@ def _message(end: End, reason: Reason) -> str:
         return "The preflight took longer than spec.preflight.deadlineSeconds."
     if reason is Reason.CHILD_DELETED:
         return "Somebody deleted the child of this attempt."
+    if pod is None and end.removal:
+        return end.removal
     if pod is None:
         return f"The pods were gone before their end could be read. {child.message if child else ''}".strip()
-    where = f"Pod {pod.name} on node {pod.node}" if pod.node else f"Pod {pod.name}"
     if reason is Reason.DISRUPTED:
-        return f"{where} was removed ({pod.disrupted or pod.reason or 'deleted'})."
+        return removal_of(pod)
+    where = f"Pod {pod.name} on node {pod.node}" if pod.node else f"Pod {pod.name}"
     how = f"exit code {pod.exit_code}" if pod.exit_code is not None else "no exit code"
     word = f" ({pod.reason})" if pod.reason and pod.reason != "Error" else ""
     return f"{where} ended with {how}{word}."
+
+
+def removal_of(pod: Pod) -> str:
+    """What happens to a pod that others remove."""
+    where = f"Pod {pod.name} on node {pod.node}" if pod.node else f"Pod {pod.name}"
+    return f"{where} is removed by others ({pod.disrupted or pod.reason or 'deleted'})."

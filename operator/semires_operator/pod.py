@@ -38,6 +38,9 @@ PLACES = (
 )
 """Of a node selector, what a preflight pod keeps: its image and its volumes may need it. Other labels tend to name
 nodes with GPUs, and a check that waits for one would be late."""
+PULL_SECONDS = 900
+"""An image of 10 GB at 12 MB/s. The check keeps its own deadline, from when it runs; the kubelet's is for one that
+hangs, and runs from when the pod has a node."""
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -71,7 +74,7 @@ def training_template(launch: Launch, settings: Settings) -> dict[str, Any]:
 def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     """Template of a preflight pod: no GPU and no node of its own. ConfigError if the document is too long.
 
-    Its deadline runs from the moment a node has taken it, so a full cluster costs no attempt.
+    Its deadline begins when a node has taken it, so a full cluster costs no attempt.
     """
     preflight = launch.job.spec.preflight
     volumes = volumes_of(launch, cache_bytes=PREFLIGHT_BYTES, shm=None)
@@ -86,8 +89,11 @@ def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
         },
     }
     spec = _spec(launch, settings, container, volumes)
-    spec |= {"activeDeadlineSeconds": preflight.deadline_seconds, "terminationGracePeriodSeconds": 10}
-    spec["restartPolicy"] = "Never"
+    spec |= {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": preflight.deadline_seconds + PULL_SECONDS,
+        "terminationGracePeriodSeconds": 10,
+    }
     selector = {key: value for key, value in launch.job.spec.pod.node_selector.items() if key in PLACES}
     return {
         "metadata": _metadata(launch, PREFLIGHT, {}),

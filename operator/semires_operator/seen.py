@@ -82,19 +82,19 @@ def status_of(raw: Raw) -> Status:
         try:
             return Status.model_validate(rest)
         except ValidationError as error:
-            for problem in error.errors(include_url=False, include_input=False, include_context=False):
-                _take_out(rest, problem["loc"], whole_field=problem["type"] != "extra_forbidden")
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            unknown = [problem["loc"] for problem in problems if problem["type"] == "extra_forbidden"]
+            for place in unknown or [problem["loc"][:1] for problem in problems]:
+                _take_out(rest, place)
     return Status()
 
 
-def _take_out(status: dict[str, Any], place: tuple[int | str, ...], *, whole_field: bool) -> None:
-    """Remove a field that nobody here knows, or the field of the status that holds a value that does not fit."""
+def _take_out(status: dict[str, Any], place: tuple[int | str, ...]) -> None:
+    """Remove a field that nobody here knows, or a field of the status with a value that does not fit."""
     target: Any = status
-    for step in () if whole_field else place[:-1]:
-        is_there = isinstance(step, int) or step in target
-        target = target[step] if is_there else {}
-    if isinstance(target, dict):
-        target.pop(place[0] if whole_field else place[-1], None)
+    for step in place[:-1]:
+        target = target[step]
+    target.pop(place[-1], None)
 
 
 def preflight_of(raw: Raw) -> Child:

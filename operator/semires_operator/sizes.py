@@ -16,8 +16,6 @@ SCRATCH_BYTES = 8 * GI
 UNKNOWN_BYTES = 100 * GI
 """Disk of a pod of which nothing is known: no preflight, nothing in the manifest."""
 PREFLIGHT_BYTES = 20 * GI
-MEASURED_SHARE = 1.1
-"""File systems need a little more than the files."""
 UNITS = {"m": Decimal("0.001"), "": Decimal(1)} | {
     letter + suffix: Decimal(base) ** power
     for suffix, base in (("", 1000), ("i", 1024))
@@ -50,7 +48,7 @@ class Disk:
 def disk_of(launch: Launch) -> Disk:
     """What the manifest says; else the size of the cache, or what preflight has measured, and room for scratch.
 
-    A measured size is a forecast: twice as much is tolerated. A cache on a claim takes no local disk.
+    A measured size is a forecast, with its margin: twice as much is tolerated. A cache on a claim takes no local disk.
     """
     spec, measured = launch.job.spec, launch.preflight and launch.preflight.ephemeral_storage_bytes
     limit_of_cache = spec.cache.size_limit and bytes_of(spec.cache.size_limit)
@@ -61,7 +59,7 @@ def disk_of(launch: Launch) -> Disk:
     elif limit_of_cache:
         request = limit = limit_of_cache + SCRATCH_BYTES
     elif measured:
-        request = _whole_gi(measured * MEASURED_SHARE) + SCRATCH_BYTES
+        request = math.ceil(measured / GI) * GI + SCRATCH_BYTES
         limit = 2 * request
     else:
         request = limit = UNKNOWN_BYTES
@@ -83,10 +81,6 @@ def _value_of(quantity: str) -> Decimal:
     if found is None:
         raise ValueError(f"{quantity!r} is no quantity")
     return Decimal(found[1]) * UNITS[found[2]]
-
-
-def _whole_gi(size: float) -> int:
-    return math.ceil(size / GI) * GI
 
 
 def grace_seconds_of(launch: Launch) -> int:

@@ -87,7 +87,7 @@ def checkpoint(value: object) -> Checkpoint | None:
     if not isinstance(value, dict):
         return None
     uri = value.get("uri")
-    if not isinstance(uri, str) or not uri or clean(uri, longest=2048) != uri:
+    if not isinstance(uri, str) or not uri or not uri.isprintable():
         return None
     names = {"uri": uri, "step": whole(value.get("step")), "sha256": value.get("sha256")}
     return part(Checkpoint, {**names, "time": moment(value.get("time"))})

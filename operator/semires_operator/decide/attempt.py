@@ -9,7 +9,7 @@ from typing import Any
 
 from semires_operator import names
 from semires_operator.actions import Action, Create, Delete, Unbuildable
-from semires_operator.decide.look import Look, Step
+from semires_operator.decide.look import LAST_WORD_SECONDS, Look, Step
 from semires_operator.decide.record import (
     ENDS_OF_NO_INTEREST,
     failed,
@@ -20,7 +20,7 @@ from semires_operator.decide.record import (
 )
 from semires_operator.display import duration
 from semires_operator.explain import Explanation, explain_queue, explain_stuck, explain_waiting
-from semires_operator.failure import End, classify
+from semires_operator.failure import End, classify, removal_of
 from semires_operator.observed import Child, Pod
 from semires_operator.outcome import Outcome
 from semires_operator.reasons import Reason
@@ -103,12 +103,11 @@ def watch_preflight(look: Look) -> Step:
     """It waits for its pod, or runs."""
     check, pods = look.preflight, look.pods(names.PREFLIGHT)
     assert check is not None
-    if not any(pod.phase == "Running" for pod in pods) and not check.deleting:
-        why = _explained(look, check, pods)
-        if why:
-            return look.say("Preflight", why.reason, why.message, requeue=waiting_seconds(look))
-    message = f"Attempt {look.status.attempt}: checking configuration, storage and data."
-    return look.say("Preflight", Reason.CHECKING_INPUTS, message, *_old_deletions(look), requeue=waiting_seconds(look))
+    why = _explained(look, check, pods)
+    if why is None or check.deleting or any(pod.phase == "Running" for pod in pods):
+        message = f"Attempt {look.status.attempt}: checking configuration, storage and data."
+        why = Explanation(reason=Reason.CHECKING_INPUTS, message=message)
+    return look.say("Preflight", why.reason, why.message, *_old_deletions(look), requeue=waiting_seconds(look))
 
 
 # -- the training
@@ -187,11 +186,12 @@ def watch_pending(look: Look) -> Step:
 
 
 def child_succeeded(look: Look) -> bool:
-    """Whether the training is done and has left its last word, or a pod that shows that there is none."""
-    child = look.child
-    if child is None or child.state != "Succeeded":
+    """Whether the training is done: the pod of rank 0 has published everything, and the others have ended too."""
+    child, pods = look.child, look.training_pods
+    if child is None or child.state != "Succeeded" or not pods or pods[0].exit_code != 0:
         return False
-    return any(pod.exit_code == 0 for pod in look.training_pods) and look.end_is_known(child, look.training_pods)
+    is_late = look.seconds_since(child.finished) > LAST_WORD_SECONDS
+    return is_late or not any(pod.alive for pod in pods)
 
 
 def succeed(look: Look) -> Step:
@@ -203,7 +203,11 @@ def succeed(look: Look) -> Step:
 
 def child_ended(look: Look) -> bool:
     """Whether the training is over and nothing more can be learned of it."""
-    return look.child is not None and look.child.ended and look.end_is_known(look.child, look.training_pods)
+    child, pods = look.child, look.training_pods
+    if child is None or not child.ended or not look.end_is_known(child, pods):
+        return False
+    # of several nodes some are done before rank 0 has published everything
+    return child.state == "Failed" or not any(pod.alive for pod in pods)
 
 
 def end_child(look: Look) -> Step:
@@ -238,7 +242,13 @@ def wait_for_end(look: Look) -> Step:
     phase: Phase = "Running" if look.preflight_is_done else "Preflight"
     for pod in look.stuck_pods:
         why = explain_stuck(pod)
-        return look.say(phase, why.reason, why.message, requeue=LONGEST_WAIT, degraded=(why.reason, why.message))
+        return look.say(phase, why.reason, why.message, requeue=LONGEST_WAIT)
+    for pod in look.own_pods:
+        if pod.alive and pod.deleting_since:
+            # written down, since a pod that was removed is gone before its end is seen
+            return look.say(phase, Reason.DISRUPTED, removal_of(pod), requeue=SHORTEST_WAIT)
+    if look.status.reason == Reason.DISRUPTED:
+        return look.say(phase, Reason.DISRUPTED, look.status.message, requeue=SHORTEST_WAIT)
     message = f"Attempt {look.status.attempt} has ended; its pods' last words are waited for."
     return look.say(phase, Reason.PODS_ENDING, message, requeue=SHORTEST_WAIT)
 
@@ -248,7 +258,9 @@ def wait_for_end(look: Look) -> Step:
 
 def _end_in_failure(look: Look, child: Child | None, pods: Iterable[Pod]) -> Step:
     pod = _most_telling(pods)
-    end = End(child=child, pod=pod, outcome=look.outcome_of(pod) if pod else None, log_tail=look.seen.log_tail)
+    removal = look.status.message if look.status.reason == Reason.DISRUPTED else ""
+    outcome = look.outcome_of(pod) if pod else None
+    end = End(child=child, pod=pod, outcome=outcome, log_tail=look.seen.log_tail, removal=removal)
     verdict = classify(end, look.spec.failure_policy.rules)
     known = look.with_status(look.status.model_copy(update=failed(look, verdict)))
     if verdict.action != "Fail":

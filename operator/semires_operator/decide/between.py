@@ -43,7 +43,7 @@ def tell_invalid_spec(look: Look) -> Step:
     """Nothing can be decided. What runs is left alone; an edit brings the next look."""
     message = f"{look.job.problem} (this operator can't read the stored spec)"
     if look.attempt_is_open and (look.blocking_pods or any(not child.ended for child in look.children)):
-        return Step(status=look.status, degraded=(Reason.SPEC_INVALID, message))
+        return Step(status=look.status, degraded=(Reason.SPEC_INVALID, message), requeue_after=60)
     return look.say("Failed", Reason.SPEC_INVALID, message)
 
 
@@ -64,8 +64,7 @@ def remove_live_children(look: Look) -> Step:
     phase: Phase = "Stopping" if look.spec.suspend else "Retrying"
     for pod in look.stuck_pods:
         why = explain_stuck(pod)
-        degraded = (why.reason, why.message)
-        return look.say(phase, why.reason, why.message, *deletions, requeue=30, degraded=degraded)
+        return look.say(phase, why.reason, why.message, *deletions, requeue=30)
     names = ", ".join(sorted(pod.name for pod in look.blocking_pods)) or "its PyTorchJob"
     message = f"Attempt {look.status.attempt} has ended; {names} must be gone before anything else begins."
     return look.say(phase, Reason.WAITING_FOR_PREVIOUS_PODS, message, *deletions, requeue=SHORTEST_WAIT)

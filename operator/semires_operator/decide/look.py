@@ -160,7 +160,7 @@ class Look:
         pods = tuple(pods)
         if any(pod.alive and pod.deleting_since and not self.is_stuck(pod) for pod in pods):
             return False
-        if any(pod.exit_code is not None for pod in pods):
+        if any(pod.exit_code is not None for pod in pods) or (not pods and self.status.reason == Reason.DISRUPTED):
             return True
         return self.now >= (child.finished or child.created) + timedelta(seconds=LAST_WORD_SECONDS)
 
@@ -188,11 +188,12 @@ class Look:
 
     @property
     def seconds_to_pending_deadline(self) -> float | None:
-        """None without such a deadline, or if the attempt doesn't wait for pods."""
+        """None without such a deadline, or if the attempt doesn't wait for pods: they run, have run, or have ended."""
         limit = self.spec.pending_deadline_seconds
-        if limit is None or not self.attempt_is_open or any(pod.phase == "Running" for pod in self.own_pods):
+        if limit is None or not self.attempt_is_open or self.status.running_since is not None:
             return None
-        return limit - self.waited_seconds
+        awaited = self.pods(names.TRAINING if self.preflight_is_done else names.PREFLIGHT)
+        return limit - self.waited_seconds if all(pod.phase == "Pending" for pod in awaited) else None
 
     @property
     def own_pods(self) -> tuple[Pod, ...]:

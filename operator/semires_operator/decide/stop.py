@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal
 
-from semires_operator.actions import Action, AskCheckpoint, Delete
+from semires_operator.actions import AskCheckpoint, Delete
 from semires_operator.decide.look import BEFORE_TRAINING, HEALTH_MARGIN_SECONDS, Look, Step
 from semires_operator.decide.record import finished, stopped
 from semires_operator.display import duration
@@ -53,9 +53,8 @@ def _wanted(look: Look) -> StopReason | None:
 
 
 def is_wanted(look: Look) -> bool:
-    """Whether somebody wants the attempt to stop, and it is not about to end anyway."""
-    is_ending = look.child is not None and look.child.ended
-    return not is_ending and _wanted(look) is not None
+    """Whether somebody wants the attempt to stop."""
+    return _wanted(look) is not None
 
 
 def begin(look: Look) -> Step:
@@ -117,20 +116,18 @@ def _ask(look: Look) -> Step:
 
 def _remove(look: Look) -> Step:
     """Delete what is there, wait until it is gone, write down the end."""
-    objects = [(child, "PyTorchJob") for child in look.children if not child.deleting]
-    if look.preflight and not look.preflight.ended and not look.preflight.deleting:
-        objects.append((look.preflight, "Job"))
-    deletions: list[Action] = [
-        Delete(kind="Job" if kind == "Job" else "PyTorchJob", name=child.name, uid=child.uid) for child, kind in objects
-    ]
-    is_there = look.children or (look.preflight and not look.preflight.ended) or look.blocking_pods
-    if not is_there:
+    check = look.preflight if look.preflight and not look.preflight.ended else None
+    if not (look.children or check or look.blocking_pods):
         return _end(look)
+    deletions = [
+        Delete(kind="PyTorchJob", name=child.name, uid=child.uid) for child in look.children if not child.deleting
+    ]
+    if check and not check.deleting:
+        deletions.append(Delete(kind="Job", name=check.name, uid=check.uid))
     message = f"{_why(look)} The pods are being removed."
     for pod in look.stuck_pods:
         stuck = explain_stuck(pod)
-        degraded = (stuck.reason, stuck.message)
-        return look.say("Stopping", Reason.POD_STUCK, stuck.message, *deletions, requeue=30, degraded=degraded)
+        return look.say("Stopping", stuck.reason, stuck.message, *deletions, requeue=30)
     return look.say("Stopping", Reason.REMOVING_PODS, message, *deletions, requeue=POLL_SECONDS)
 
 

@@ -45,8 +45,8 @@ ATTEMPT: tuple[Rule, ...] = (
     Rule("a stop is under way", stop.is_under_way, stop.go_on),
     Rule("the training is over", attempt.child_ended, attempt.end_child),
     Rule("the training was deleted", attempt.child_vanished, attempt.end_vanished),
-    Rule("a stop is wanted", stop.is_wanted, stop.begin),
     Rule("the end is being read", attempt.is_ending, attempt.wait_for_end),
+    Rule("a stop is wanted", stop.is_wanted, stop.begin),
     Rule("the check is left out", attempt.preflight_is_skipped, attempt.skip_preflight),
     Rule("something made earlier lives", attempt.earlier_lives, between.wait_for_previous),
     Rule("there is no check yet", attempt.preflight_is_missing, attempt.create_preflight),
@@ -64,7 +64,6 @@ BETWEEN: tuple[Rule, ...] = (
     Rule("too many attempts have failed", between.has_failed_too_often, between.fail_too_often),
     Rule("too many attempts were lost", between.was_lost_too_often, between.fail_lost),
     Rule("the next attempt has to wait", between.backs_off, between.wait_for_retry),
-    Rule("pods of the last attempt live", lambda look: bool(look.blocking_pods), between.wait_for_previous),
     Rule("no PyTorchJob is known here", lambda look: not look.seen.backend.pytorchjobs, between.tell_backend_missing),
     Rule("nothing is in the way", lambda look: True, between.begin_attempt),
 )

@@ -10,7 +10,7 @@ from semires_operator.actions import Action, AskCheckpoint, Create, Decision, No
 from semires_operator.conditions import Finding, Truth, merged, truth
 from semires_operator.decide.look import Look, Step
 from semires_operator.display import display_of
-from semires_operator.explain import Explanation, explain_refusal, explain_taken
+from semires_operator.explain import Explanation, explain_refusal, explain_stuck, explain_taken
 from semires_operator.reasons import ABOUT, Reason, is_warning
 from semires_operator.status import MAX_MESSAGE, Status
 
@@ -45,7 +45,7 @@ def tell(look: Look, step: Step) -> Decision:
     step = _with_refusal(look, step)
     before = look.job.status
     status = step.status.model_copy(update={"message": _steady(before, step.status)})
-    findings = _findings(look, status, step.degraded)
+    findings = _findings(look, status, step.degraded or _stuck(look))
     status = status.model_copy(
         update={
             "observed_generation": look.job.generation,
@@ -138,6 +138,14 @@ def _findings(look: Look, status: Status, degraded: tuple[Reason, str] | None) -
         _checkpoint_fresh(look, status),
         Finding(type="Degraded", status=truth(degraded is not None), reason=stands[0].value, message=stands[1]),
     )
+
+
+def _stuck(look: Look) -> tuple[Reason, str] | None:
+    """A pod that should have ended, whatever else the job does meanwhile."""
+    for pod in look.stuck_pods:
+        why = explain_stuck(pod)
+        return why.reason, why.message
+    return None
 
 
 def _progressing(status: Status) -> Finding:

@@ -60,7 +60,7 @@ def test_what_preflight_measured_sizes_the_disk(settings: Settings) -> None:
 
     container = container_of(BODIES.build_child(make(), 1, settings, measured))
 
-    assert container["resources"]["requests"]["ephemeral-storage"] == str(19 << 30)
+    assert container["resources"]["requests"]["ephemeral-storage"] == str(18 << 30)
 
 
 def test_an_endpoint_of_another_namespace_is_not_built(settings: Settings) -> None:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testbed.cluster import RESTRICTED, Cluster, KubectlError
 
 from semires_operator.backends import build_child
 from semires_operator.backends.preflight_job import build_preflight
+from semires_operator.document import document_of
 from semires_operator.launch import Launch
+from semires_operator.seen import job_of
 from semires_operator.settings import Settings
+from semires_trainer.config import parse_job
 
 SAMPLES = ("smallest", "four-gpus", "two-nodes", "all-pod-fields", "cpu")
+EXAMPLES = [
+    pytest.param(document, id=path.stem)
+    for path in sorted((Path(__file__).parents[3] / "manifests" / "examples").glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+    if document["kind"] == "SemiRESJob"
+]
 WANTED_BY_POD_FIELDS: tuple[dict[str, Any], ...] = (
     {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "research"}, "value": 10},
     {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"},
@@ -68,6 +80,20 @@ def test_a_pod_that_may_gain_rights_is_refused_there(
 
     with pytest.raises(KubectlError, match="violates PodSecurity"):
         try_to_create(api_cluster, restricted, pod)
+
+
+@pytest.mark.parametrize("document", EXAMPLES)
+def test_an_example_is_taken_and_its_defaults_do_not_change_the_document(
+    document: dict[str, Any], api_cluster: Cluster, restricted: str
+) -> None:
+    """What an API server stores has every default written out; the trainer is told only what the user said."""
+    where = ["--namespace", restricted, "--dry-run=server", "--validate=strict", "-f", "-", "-o", "json"]
+    stored = json.loads(api_cluster.kubectl("create", *where, input=document))
+    spec = job_of({**stored, "metadata": {**stored["metadata"], "uid": "uid"}}).spec
+
+    assert spec is not None
+    assert "resources" in stored["spec"]
+    assert document_of(parse_job({**document, "spec": spec})) == document_of(parse_job(document))
 
 
 def test_the_shipped_operator_is_taken_and_its_pods_are_made(api_cluster: Cluster, render: Any) -> None:

@@ -136,7 +136,7 @@ def test_a_preflight_job_tries_once_and_removes_itself(make_launch: MakeLaunch, 
     spec = build_preflight(make_launch(preflight={"deadlineSeconds": 42, "memory": "1Gi"}), settings)["spec"]
 
     assert (spec["backoffLimit"], spec["ttlSecondsAfterFinished"]) == (0, 600)
-    assert spec["template"]["spec"]["activeDeadlineSeconds"] == 42
+    assert spec["template"]["spec"]["activeDeadlineSeconds"] == 42 + 900
     assert spec["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "1Gi"
 
 
@@ -172,7 +172,7 @@ def test_pull_secrets_of_user_and_administrator_are_named_once(make_launch: Make
     ("sections", "measured", "request_gi", "limit_gi", "cache_gi"),
     [
         pytest.param({}, None, 100, 100, 100, id="nothing known"),
-        pytest.param({}, 20 * GI, 30, 60, 60, id="measured"),
+        pytest.param({}, 20 * GI, 28, 56, 56, id="measured"),
         pytest.param({"resources": {"ephemeralStorage": "50Gi"}}, 20 * GI, 50, 50, 50, id="given"),
         pytest.param({"cache": {"sizeLimit": "30Gi"}}, 20 * GI, 38, 38, 30, id="size of the cache"),
         pytest.param({"cache": {"claim": "shared"}}, 20 * GI, 8, 8, 8, id="on a claim"),

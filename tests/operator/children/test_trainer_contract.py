@@ -148,6 +148,13 @@ def test_no_field_that_only_a_cluster_reads_travels(make_job: Callable[..., Semi
     assert not {path for path in CLUSTER_ONLY_FIELDS if path in spec}
 
 
+def test_preflight_is_told_its_deadline(preflight_pod: Template, environment_of: EnvironmentOf) -> None:
+    found = parse_document(environment_of(preflight_pod(preflight={"deadlineSeconds": 60, "memory": "1Gi"})))
+
+    assert found.spec.preflight.deadline_seconds == 60
+    assert found.spec.preflight.memory == "2Gi"
+
+
 def test_the_same_job_gives_the_same_bytes(make_job: Callable[..., SemiRESJob]) -> None:
     job = make_job(training={"epochs": 3, "preset": "Paper"})
     again = parse_job(json.loads(json.dumps(job.model_dump(mode="json", by_alias=True, exclude_none=True))))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from semires_operator.builder import Bodies
+from semires_operator.endpoints import WITHOUT_A_LIST
 
 MakeWorld = Callable[..., Any]
 
@@ -371,3 +375,84 @@ def test_a_check_may_be_left_out(make_world: MakeWorld) -> None:
 
     assert world.made == ["refcoco-a1"]
     assert world.status["preflight"] == {"attempt": 1, "skipped": True, "stagesDone": [], "warnings": []}
+
+
+def test_a_pending_deadline_ends_no_run_that_has_begun(make_world: MakeWorld) -> None:
+    world = make_world(pendingDeadlineSeconds=30)
+    world.until("Running")
+    world.go(10)
+    world.change_child(world.child(), suspended_by_others=True, state="Suspended")
+    world.until("Queued")
+    world.change_child(world.child(), suspended_by_others=False, state="Created")
+    world.until("Succeeded")
+
+    assert world.status["attempt"] == 1
+
+
+def test_a_run_on_several_nodes_is_done_when_rank_0_is(make_world: MakeWorld) -> None:
+    world = make_world(resources={"nodes": 2})
+    world.until("Pending")
+    world.go()
+    first = world.training_pod()
+    world.pods["second"] = replace(first, name="refcoco-a1-worker-1", uid="second", phase="Running", started=world.now)
+    world.change_pod(first, name="refcoco-a1-worker-0")
+    world.until("Running")
+    world.nodes_work = False
+    world.end_pod(world.pods["second"], 0)
+    world.change_child(world.child(), state="Succeeded", finished=world.now)
+    world.go(20)
+    assert (world.status["phase"], world.status["reason"]) == ("Running", "PodsEnding")
+
+    world.end_pod(world.pods[first.uid], 0)
+    world.go()
+    assert world.status["phase"] == "Succeeded"
+
+
+def test_the_pods_that_outlive_a_failed_one_are_removed(make_world: MakeWorld) -> None:
+    world = make_world(resources={"nodes": 2})
+    world.until("Pending")
+    world.go()
+    first = world.training_pod()
+    world.pods["second"] = replace(first, name="refcoco-a1-worker-1", uid="second", phase="Running", started=world.now)
+    world.until("Running")
+    world.end_pod(world.pods["second"], 1)
+    world.go(2)
+
+    assert "refcoco-a1" not in world.children
+    assert world.status["attempts"][0]["failure"]["exitCode"] == 1
+    world.go(3)
+    assert not world.live_attempts
+
+
+def test_a_stuck_pod_stays_told_while_the_next_attempt_runs(world: Any) -> None:
+    world.until("Running")
+    world.nodes_ready = False
+    world.evict(world.training_pod(), reason="DeletionByTaintManager")
+    world.until("Retrying")
+    world.until("Running")
+
+    assert world.condition("Degraded")["reason"] == "PodStuck"
+    assert "node-1" in world.condition("Degraded")["message"]
+
+
+def test_the_real_bodies_carry_image_micro_batch_and_document(world: Any) -> None:
+    world.builder = Bodies(lambda: WITHOUT_A_LIST)
+    world.until("Running")
+    error = {"reason": "GpuMemory", "message": "Too little GPU memory.", "field": "", "microBatch": 6}
+    first = world.status["provenance"]["documentSha256"]
+    world.end_pod(world.training_pod(), 6, outcome={"error": error})
+    world.until("Succeeded")
+
+    assert world.made == ["refcoco-p1", "refcoco-a1", "refcoco-p2", "refcoco-a2"]
+    assert world.status["provenance"]["documentSha256"] != first
+    assert '"microBatch":6' in str(world.bodies[-1])
+
+
+def test_an_endpoint_that_is_not_allowed_creates_nothing(make_world: MakeWorld) -> None:
+    world = make_world(storage={"endpoint": "elsewhere", "credentialsSecret": "s3"})
+    world.builder = Bodies(lambda: WITHOUT_A_LIST)
+    world.go(20)
+
+    assert (world.made, world.status["reason"]) == ([], "EndpointNotAllowed")
+    assert "it may use default" in world.status["message"]
+    assert world.writes == 1

@@ -17,7 +17,7 @@ from semires_operator.actions import AskCheckpoint, Create, Decision, Delete
 from semires_operator.decide import decide, wants_log
 from semires_operator.observed import Backend, Child, Observed, Pod, Refusal, Taken, Warning_, Workload
 from semires_operator.progress import read_answer
-from semires_operator.seen import Job, job_of
+from semires_operator.seen import Job, job_of, status_of
 from semires_operator.settings import Settings
 from semires_operator.status import Preflight, Status
 
@@ -112,6 +112,7 @@ class World:
     asked: int = 0
     requeue: float | None = None
     numbers: Any = field(default_factory=count)
+    parsed: tuple[dict[str, Any], Job] | None = None
 
     # -- the operator
 
@@ -125,14 +126,16 @@ class World:
             "generation": self.generation,
             "creationTimestamp": START.isoformat(),
         }
-        if self.deleting:
-            metadata["deletionTimestamp"] = self.now.isoformat()
-        return job_of({"metadata": metadata, "spec": self.spec, "status": self.status})
+        if self.parsed is None or self.parsed[0] is not self.spec:
+            self.parsed = self.spec, job_of({"metadata": metadata, "spec": self.spec})
+        job = replace(self.parsed[1], status=status_of(self.status), generation=self.generation)
+        return replace(job, deleting=self.deleting)
 
     @property
     def seen(self) -> Observed:
         """What the operator sees."""
-        attempt = self.job.status.attempt
+        job = self.job
+        attempt = job.status.attempt
         trainings = [child for child in self.children.values() if "-a" in child.name]
         checks = {child.attempt: child for child in self.children.values() if "-p" in child.name}
         seen = Observed(
@@ -147,7 +150,7 @@ class World:
         )
         answers = [self._answer(pod) for pod in seen.pods if self._can_answer(pod, attempt)]
         seen = replace(seen, answer=next(filter(None, answers), None))
-        return replace(seen, log_tail=self.log) if wants_log(self.job, seen) else seen
+        return replace(seen, log_tail=self.log) if wants_log(job, seen) else seen
 
     def _can_answer(self, pod: Pod, attempt: int) -> bool:
         running = pod.phase == "Running" and pod.role == "training" and pod.attempt == attempt
@@ -171,11 +174,7 @@ class World:
             "lastCheckpoint": self._checkpoint(),
         }
         content = json.dumps(document).encode()
-        return read_answer(
-            content, job_uid="job-uid", attempt=pod.attempt, pod=pod.name, pod_uid=pod.uid, now=self.now
-        )
-
-
+        return read_answer(content, job_uid="job-uid", attempt=pod.attempt, pod=pod.name, pod_uid=pod.uid, now=self.now)
 
     def _checkpoint(self) -> dict[str, Any] | None:
         if self.saved_at is None:
