@@ -6,7 +6,6 @@ string's form, a decimal's range, a URI and a list without duplicates follow fro
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ class Rule:
     remedy: str
     """What to do."""
     values: tuple[str, ...] = ()
-    """Strings in CEL for the message: what was received."""
+    """Expressions in CEL for the message: what was received."""
     field: str = ""
     """Path of the field to correct, below the section: ".sam"; empty for the section itself."""
     reason: Reason = "FieldValueInvalid"
@@ -61,9 +60,9 @@ class Rule:
         # `message` is what is said when the expression fails, e.g. because a value holds a line break.
         entry = {"rule": self.rule, "message": sentence.replace("{}", "…")}
         if self.values:
-            texts = [_text(part) for part in sentence.split("{}")]
-            parts = [*itertools.chain(*zip(texts, self.values, strict=False)), *texts[len(self.values) :]]
-            entry["messageExpression"] = " + ".join(filter(None, parts))
+            # `format` is all that the API server lets put a number into a text: it takes string(n) for endless.
+            text = _text(sentence.replace("%", "%%").replace("{}", "%s"))
+            entry["messageExpression"] = f"{text}.format([{', '.join(self.values)}])"
         if self.field:
             entry["fieldPath"] = self.field
         if self.reason != "FieldValueInvalid":
@@ -141,22 +140,18 @@ def unique_rule() -> Rule:
         rule="self.all(x, self.exists_one(y, y == x))",
         problem='"{}" is listed twice',
         remedy="remove the second one",
-        values=("string(self.filter(x, !self.exists_one(y, y == x))[0])",),
+        values=("self.filter(x, !self.exists_one(y, y == x))[0]",),
     )
-
-
-def _number_of(*fields: str) -> str:
-    return f"[{', '.join(f'has(self.{name})' for name in fields)}].filter(x, x).size()"
 
 
 def _exactly_one(*fields: str) -> Rule:
     names = ", ".join(fields)
-    number = _number_of(*fields)
+    given = " + ".join(f"(has(self.{name}) ? ['{name}'] : [])" for name in fields)
     return Rule(
-        rule=f"{number} == 1",
-        problem=f"exactly one of {names} is needed, {{}} are given",
-        remedy=f"keep one of {names}",
-        values=(f"string({number})",),
+        rule=f"({given}).size() == 1",
+        problem=f"exactly one of {names} is needed, got {{}}",
+        remedy="keep one of them",
+        values=(given,),
     )
 
 
@@ -236,7 +231,7 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
             rule="!has(self.model.initFrom) || !has(self.training.burnInEpochs) || self.training.burnInEpochs == 0",
             problem="{} contradicts model.initFrom, which skips burn-in",
             remedy="remove one of them",
-            values=("string(self.training.burnInEpochs)",),
+            values=("self.training.burnInEpochs",),
             field=".training.burnInEpochs",
         ),
         Rule(
@@ -251,7 +246,7 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
             "self.training.optimizedTextLayers <= self.model.textDimensions.layers",
             problem="{} is more than the {} layers of model.textDimensions",
             remedy="lower it, or leave it out",
-            values=("string(self.training.optimizedTextLayers)", "string(self.model.textDimensions.layers)"),
+            values=("self.training.optimizedTextLayers", "self.model.textDimensions.layers"),
             field=".training.optimizedTextLayers",
         ),
     ),
@@ -260,7 +255,7 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
             rule="self.labeled.seed == 0 || has(self.labeled.percent) || has(self.unlabeledLimit)",
             problem="{} has no effect on a list of image ids",
             remedy="remove the seed",
-            values=("string(self.labeled.seed)",),
+            values=("self.labeled.seed",),
             field=".labeled.seed",
         ),
         Rule(
@@ -290,20 +285,21 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
     ),
     Dimensions: (
         Rule(
-            # A wrong number of heads, or heads below 1, are told by the schema.
-            rule=f"self.heads.size() != 4 || [0, 1, 2, 3].all(i, self.heads[i] < 1 || {_STAGES}[i] % self.heads[i] == 0)",
+            # What the schema forbids, it tells itself.
+            rule="self.heads.size() != 4 || self.heads.exists(h, h < 1 || h > 4096) || "
+            f"[0, 1, 2, 3].all(i, {_STAGES}[i] % self.heads[i] == 0)",
             problem="the channels of a stage cannot be divided among its heads: they are {}, {}, {}, {}",
             remedy="choose divisors of embedDim, and of it times 2, 4, 8",
-            values=tuple(f"string(self.embedDim * {factor})" for factor in (1, 2, 4, 8)),
+            values=tuple(f"self.embedDim * {factor}" for factor in (1, 2, 4, 8)),
             field=".heads",
         ),
     ),
     TextDimensions: (
         Rule(
-            rule="self.heads < 1 || self.hiddenSize % self.heads == 0",
+            rule="self.heads < 1 || self.heads > 64 || self.hiddenSize % self.heads == 0",
             problem="hiddenSize {} cannot be divided among {} heads",
             remedy="choose a divisor",
-            values=("string(self.hiddenSize)", "string(self.heads)"),
+            values=("self.hiddenSize", "self.heads"),
             field=".heads",
         ),
     ),
@@ -332,14 +328,15 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
             reason="FieldValueRequired",
         ),
         Rule(
-            rule="!has(self.textDimensions) || self.textDimensions.maxPositions >= self.maxTokens",
+            rule="!has(self.textDimensions) || self.textDimensions.maxPositions < 4 || "
+            "self.textDimensions.maxPositions >= self.maxTokens",
             problem="{} is less than maxTokens {}",
             remedy="raise maxPositions or lower maxTokens",
-            values=("string(self.textDimensions.maxPositions)", "string(self.maxTokens)"),
+            values=("self.textDimensions.maxPositions", "self.maxTokens"),
             field=".textDimensions.maxPositions",
         ),
     ),
-    Checkpointing: (_exclude("intervalEpochs", "intervalSteps", "string(self.intervalEpochs)"),),
+    Checkpointing: (_exclude("intervalEpochs", "intervalSteps", "self.intervalEpochs"),),
     Storage: (_exclude("credentialsSecret", "serviceAccountName", "self.credentialsSecret"),),
     FailureRule: (_exactly_one("exitCodes", "podReasons"),),
     Cache: (_exclude("claim", "sizeLimit", "self.claim"),),
@@ -382,7 +379,7 @@ NAME_RULES = (
         rule="self.metadata.name.size() <= 45",
         problem="the name has {} characters",
         remedy="shorten it to 45: pods get a longer name",
-        values=("string(self.metadata.name.size())",),
+        values=("self.metadata.name.size()",),
         field=".metadata.name",
     ),
 )
@@ -406,7 +403,6 @@ CHANGEABLE_WHILE_SUSPENDED = (
     "resources",
     "pod",
     "queue",
-    "backend",
     "cache",
     "storage.region",
     "storage.credentialsSecret",
@@ -422,19 +418,18 @@ CHANGEABLE_WHILE_SUSPENDED = (
 )
 """Fields below `spec` that say how an attempt runs, not what it trains: the next attempt reads them. While one runs,
 the spec goes on saying what runs."""
-
-ENDPOINT = "self.?storage.?endpoint.orValue('default')"
-"""Which storage is meant; not having the section means the default one."""
+ONE_VALUE = frozenset({"backend", "proposals.sam.mode"})
+"""Fields below `spec` that have one valid value today. Whoever adds a second decides when they may change."""
 
 
 def endpoint_rule() -> Rule:
-    """Results don't move to another storage."""
-    old = ENDPOINT.replace("self", "oldSelf", 1)
+    """Results don't move to another storage. Not having the section means the default one."""
+    new, old = (f"(has({owner}.storage) ? {owner}.storage.endpoint : 'default')" for owner in ("self", "oldSelf"))
     return Rule(
-        rule=f"{ENDPOINT} == {old}",
+        rule=f"{new} == {old}",
         problem="cannot change from {} to {}: the checkpoints of this job would be lost",
         remedy="restore it, or create a job with another name and output",
-        values=(old, ENDPOINT),
+        values=(old, new),
         field=".storage",
         reason="FieldValueForbidden",
     )
@@ -442,12 +437,11 @@ def endpoint_rule() -> Rule:
 
 def fixed_rule(name: str, node: Mapping[str, Any], *, always_there: bool) -> Rule:
     """The field `name` of a section says what is trained, and keeps its value."""
-    access = f"{name}" if always_there else f"?{name}"
     values: tuple[str, ...] = ()
     if node["type"] in {"string", "integer", "boolean"}:
         values = tuple(_written(owner, name, node, always_there) for owner in ("oldSelf", "self"))
     return Rule(
-        rule=f"self.{access} == oldSelf.{access}",
+        rule=same(name, optional=[] if always_there else [name]),
         problem=f"what is trained cannot change{' from {} to {}' if values else ''}",
         remedy="restore it, or create a job with another name and output",
         values=values,
@@ -463,22 +457,23 @@ def _written(owner: str, name: str, node: Mapping[str, Any], always_there: bool)
     return text if always_there else f"(has({owner}.{name}) ? {text} : 'nothing')"
 
 
-def kept_section_rule(name: str) -> Rule:
-    """An optional section of what is trained stays, or stays away; its fields have their own rules."""
-    return Rule(
-        rule=f"has(self.{name}) == has(oldSelf.{name})",
-        problem="what is trained cannot change: this section cannot be added or removed",
-        remedy="restore it, or create a job with another name and output",
-        field=f".{name}",
-        reason="FieldValueForbidden",
-    )
+def same(path: str, *, optional: Sequence[str]) -> str:
+    """In CEL: the field at `path` has the value that it had, or is left out as before.
+
+    `optional` are the paths, on the way or the field's own, that may be left out. Not `self.?a == oldSelf.?a`: the API
+    server takes what is in an optional for endless.
+    """
+    equal = f"self.{path} == oldSelf.{path}"
+    if not optional:
+        return equal
+    new, old = (" && ".join(f"has({owner}.{part})" for part in optional) for owner in ("self", "oldSelf"))
+    return f"({new}) == ({old}) && (!({new}) || {equal})"
 
 
-def while_suspended_rule(path: str, access: str) -> Rule:
-    """A field below `spec` keeps its value while the job runs; `access` is its path in CEL, with "?" where it may
-    be absent."""
+def while_suspended_rule(path: str, unchanged: str) -> Rule:
+    """A field below `spec` keeps its value while the job runs; `unchanged` says in CEL that it does."""
     return Rule(
-        rule=f"oldSelf.suspend || self.{access} == oldSelf.{access}",
+        rule=f"oldSelf.suspend || ({unchanged})",
         problem=f"{path} can change only while the job is suspended, for it tells how the attempt under way runs",
         remedy="set suspend: true, apply, then change it and set suspend: false",
         field=f".{path}",

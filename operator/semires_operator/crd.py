@@ -83,8 +83,8 @@ class _Schema:
         result = {"description": _one_line(node["description"]), **inner}
         default = node.get("default")
         if self.with_defaults and default not in (None, []):
-            # The fields of a section bring their own defaults.
-            result["default"] = {} if "properties" in inner else default
+            # The API server judges a section's default by the rules, as it stands here: {} would lack what they read.
+            result["default"] = _defaults_of(inner) if "properties" in inner else default
         return result
 
     def value(self, node: Node) -> Node:
@@ -116,12 +116,17 @@ class _Schema:
         return {**result, "x-kubernetes-list-type": "set"}
 
 
+def _defaults_of(section: Node) -> Node:
+    fields = section["properties"].items()
+    return {key: copy.deepcopy(node["default"]) for key, node in fields if "default" in node}
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
 def _bounds(node: Node) -> Node:
-    return {key: node[key] for key in _KEPT if key in node}
+    return {key: node[key] for key in _KEPT if key in node and (key, node[key]) != ("minLength", 0)}
 
 
 def _validations(*rules: cel.Rule) -> Node:
@@ -148,7 +153,7 @@ def _scalar(node: Node, *, in_words: bool) -> Node:
         result["enum"] = [node["const"]]
     if node.get("format") == "date-time":
         return {**result, "format": "date-time", "maxLength": DATE_LENGTH}
-    pattern = node.get("pattern")
+    pattern: str = node.get("pattern", "")
     rule: cel.Rule | None = None
     if RANGE_KEY in node:
         rule = cel.range_rule(node[RANGE_KEY])
@@ -158,8 +163,8 @@ def _scalar(node: Node, *, in_words: bool) -> Node:
         rule = cel.form_rule(pattern, node[FORM_KEY], max_length=node["maxLength"])
     if pattern and not rule:
         result["pattern"] = pattern
-    if rule and (pattern is None or not re.fullmatch(pattern, "")):
-        # An empty string is told by the rule.
+    if (rule or pattern) and not (pattern and re.fullmatch(pattern, "")):
+        # What tells of a form tells of an empty string too.
         result.pop("minLength", None)
     return {**result, **(_validations(rule) if rule else {})}
 
@@ -204,32 +209,30 @@ def _freeze(section: Node, path: str) -> None:
     changeable = cel.CHANGEABLE_ANYTIME | frozenset(cel.CHANGEABLE_WHILE_SUSPENDED)
     for key, node in section["properties"].items():
         place = f"{path}.{key}" if path else key
-        if place in changeable or place == "storage":
+        if place in changeable | cel.ONE_VALUE or place == "storage":
             continue
         always_there = _always_there(section, key)
         has_changeable = any(other.startswith(f"{place}.") for other in changeable)
         if "properties" not in node or not (always_there or has_changeable):
             _add_rule(section, cel.fixed_rule(key, node, always_there=always_there))
             continue
-        if not always_there:
-            _add_rule(section, cel.kept_section_rule(key))
+        # Of the optional ones only proposals.sam comes here: the generator, which stays, says whether it is there.
         _freeze(node, place)
 
 
 def _allow_while_suspended(spec: Node) -> None:
     for path in cel.CHANGEABLE_WHILE_SUSPENDED:
-        _add_rule(spec, cel.while_suspended_rule(path, _access(spec, path)))
+        _add_rule(spec, cel.while_suspended_rule(path, _unchanged(spec, path)))
     _add_rule(spec, cel.endpoint_rule())
 
 
-def _access(section: Node, path: str) -> str:
-    """ "storage.region" -> "?storage.?region": in CEL, with "?" where a part may be absent."""
-    parts, optional = [], False
-    for key in path.split("."):
-        optional = optional or not _always_there(section, key)
-        parts.append(f"?{key}" if optional else key)
+def _unchanged(spec: Node, path: str) -> str:
+    section, parts, optional = spec, path.split("."), []
+    for number, key in enumerate(parts, start=1):
+        if not _always_there(section, key):
+            optional.append(".".join(parts[:number]))
         section = section["properties"][key]
-    return ".".join(parts)
+    return cel.same(path, optional=optional)
 
 
 def build_crd() -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from semires_operator.status import Display, Progress, Score, Status
 from semires_trainer.config import Spec
+from semires_trainer.presets import BY_PATH
 
 FINAL_MODEL, NATIVE_SIZE = "teacher", "original"
 
@@ -32,12 +33,14 @@ def display_of(status: Status, spec: Spec | None) -> Display:
     remaining = progress.estimated_remaining_seconds
     best = headline(status.results)
     evaluated = next((metric.value for metric in progress.metrics if metric.name == "oIoU"), "")
+    known = status.display or Display()
     return Display(
         epoch=f"{progress.epoch}/{progress.epochs}" if progress.epoch is not None and progress.epochs else "",
         progress=f"{progress.progress_percentage}%{'?' if progress.stale else ''}" if status.progress else "",
         eta=duration(remaining) if remaining is not None and status.phase == "Running" else "",
         overall_iou=_percent(best.overall_iou if best else evaluated),
-        labeled=_labeled(spec) if spec else (status.display.labeled if status.display else ""),
+        labeled=_labeled(spec) if spec else known.labeled,
+        refine=_refine(spec) if spec else known.refine,
     )
 
 
@@ -51,3 +54,7 @@ def _labeled(spec: Spec) -> str:
     if labeled.percent is not None:
         return f"{labeled.percent}%"
     return str(len(labeled.image_ids)) if labeled.image_ids else "by file"
+
+
+def _refine(spec: Spec) -> str:
+    return spec.refinement.strategy or str(BY_PATH["refinement.strategy"].value(spec.training.preset))

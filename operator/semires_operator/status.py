@@ -23,7 +23,7 @@ Uri = Annotated[str, Field(max_length=2048)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Decimal = Annotated[str, Field(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
@@ -192,20 +192,20 @@ class Provenance(_Part):
 
 
 class Display(_Part):
-    """What `kubectl get` shows, as text. Programs read the other fields."""
+    """Figures as the printer columns show them: JSONPath can't write "12/40"."""
 
     epoch: Word = ""
-    """Epoch of all, such as 12/40."""
+    """12/40: epoch of the training stage, and how many there are."""
     progress: Word = ""
-    """Share of the run's time that is done, such as 31%."""
+    """31%; with a question mark while the trainer can't be asked."""
     eta: Word = ""
-    """Time until the end, such as 5h2m."""
+    """5h02m: time that the run still needs, by the speeds known now."""
     overall_iou: Annotated[Word, Field(alias="oIoU")] = ""
-    """oIoU in percent, such as 47.31: the last known, in the end that of the first evaluated split."""
+    """47.31: oIoU of the final model, before that of the last evaluation; in percent."""
     labeled: Word = ""
-    """How much is labelled, such as 1%, 120 images or file."""
+    """1%, or the number of labelled images."""
     refine: Word = ""
-    """Strategy of refinement, given or the preset's."""
+    """CPI-U: the strategy of refinement, given or the preset's."""
 
 
 class Status(_Part):
@@ -249,8 +249,6 @@ class Status(_Part):
     """What the last check found."""
     progress: Progress | None = None
     """How far it is."""
-    display: Display | None = None
-    """What `kubectl get` shows."""
     last_checkpoint: Checkpoint | None = None
     """The newest verified checkpoint."""
     best_checkpoint: Checkpoint | None = None

@@ -37,9 +37,7 @@ ExitCode = Annotated[int, Field(strict=True, ge=1, le=255)]
 PodReason = Annotated[
     str, FormText(pattern=r"^[A-Za-z]+$", words="write one word, such as OOMKilled or Evicted", max_length=64)
 ]
-Region = Annotated[
-    str, FormText(pattern=r"^[a-z0-9-]+$", words="write a region, such as eu-central-1", max_length=32)
-]
+Region = Annotated[str, FormText(pattern=r"^[a-z0-9-]+$", words="write a region, such as eu-central-1", max_length=32)]
 GpuResource = Annotated[
     str,
     FormText(

@@ -14,6 +14,7 @@ from semires_trainer.spec.scalars import (
     DnsName,
     Flag,
     FormText,
+    LongText,
     Natural,
     Quantity,
     Section,
@@ -100,7 +101,7 @@ class Env(Section):
 
     name: VariableName
     """Name. AWS_*, PET_*, SEMIRES_*, MASTER_*, RANK, WORLD_SIZE and their LOCAL_ forms are refused."""
-    value: Annotated[Text, Field(min_length=0, max_length=4096)] | None = None
+    value: LongText | None = None
     """Value."""
     value_from: EnvSource | None = None
     """Source, instead of value."""
@@ -307,7 +308,7 @@ class Volume(Section):
 class VolumeMount(Section):
     """Where a volume appears."""
 
-    name: DnsLabel
+    name: Annotated[LongText, Field(max_length=63)]
     """Name of the volume."""
     mount_path: MountPath
     """Absolute path in the container."""

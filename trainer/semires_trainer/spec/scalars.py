@@ -20,6 +20,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 DECIMAL_PATTERN = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
+LONGEST_DECIMAL = 26
+"""Characters that the pattern allows."""
 RANGE_KEY = "x-semires-range"
 """JSON Schema key under which a decimal carries its range until `config.json_schema` moves it into the
 description."""
@@ -80,10 +82,10 @@ class DecimalText:
         return f"{low}, {high}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _checked_string(self._within, max_length=32)
+        return _checked_string(self._within, max_length=LONGEST_DECIMAL)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": 32, RANGE_KEY: self.interval}
+        return {"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": LONGEST_DECIMAL, RANGE_KEY: self.interval}
 
     def _within(self, text: str) -> str:
         if not re.fullmatch(DECIMAL_PATTERN, text):
@@ -222,6 +224,8 @@ Natural = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Seconds = Annotated[int, Field(strict=True, ge=1, le=10 * 365 * 86400)]
 Text = Annotated[str, BeforeValidator(_quote_numbers), Field(strict=True, min_length=1, max_length=1024)]
+LongText = Annotated[str, BeforeValidator(_quote_numbers), Field(strict=True, max_length=4096)]
+"""May be empty."""
 DnsLabel = Annotated[
     str,
     FormText(
