@@ -22,7 +22,7 @@ def test_a_wrong_value_is_named(scene: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "resources", "processes"),
+    ("variables", "resources", "processes"),
     [
         pytest.param({"PET_NPROC_PER_NODE": "3"}, {}, 3, id="as the variables say"),
         pytest.param({"PET_NPROC_PER_NODE": "3", "PET_NNODES": "2:2"}, {}, 6, id="on two nodes"),
@@ -31,11 +31,11 @@ def test_a_wrong_value_is_named(scene: Any) -> None:
     ],
 )
 def test_batches_that_cannot_be_dealt_are_refused(
-    scene: Any, environment: dict[str, str], resources: dict[str, int], processes: int
+    scene: Any, variables: dict[str, str], resources: dict[str, int], processes: int
 ) -> None:
     scene.set("resources", resources)
 
-    told = scene.run(**environment)
+    told = scene.run(**variables)
 
     assert (told.code, told.error["field"]) == (2, "spec.training.burnInBatch")
     assert f"a global batch of 4 cannot be dealt evenly to {processes} processes" in told.message

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import skimage.data
 import torch
 
 from semires_trainer.checkpoint import Contents
@@ -14,8 +15,11 @@ from semires_trainer.config import Resolved, parse_job, resolve
 from semires_trainer.models.build import count_parameters, model_shape, parameter_groups
 from semires_trainer.models.deploy import ModelInfo, save_model
 from semires_trainer.optim import build_optimizer
-from semires_trainer.preflight.room import checkpoint_bytes, checkpoints_kept, model_bytes, room_needed
+from semires_trainer.preflight.room import checkpoint_bytes, checkpoints_kept, model_bytes, proposal_bytes, room_needed
 from semires_trainer.preflight.shape import shape_of
+from semires_trainer.proposals.build import build_key, build_proposer
+from semires_trainer.proposals.packed_cache import PackedCache
+from semires_trainer.proposals.store import ProposalStore
 from semires_trainer.storage import Storage
 
 
@@ -94,6 +98,22 @@ def test_a_model_folder_to_start_from_tells_its_own_sizes(tiny_document: dict[st
     assert shape.parameters == count_parameters(network)
     size = (tmp_path / "start" / "model.safetensors").stat().st_size
     assert 0.9 < model_bytes(shape) / size < 1.0
+
+
+def test_masks_of_a_photo_take_no_more_than_is_computed(tiny_document: dict[str, Any], tmp_path: Path) -> None:
+    model = {**tiny_document["spec"]["model"], "imageSize": 480}
+    resolved = resolved_of(tiny_document, model=model, proposals={"generator": "Felzenszwalb"})
+    proposer = build_proposer(resolved.proposals)
+    store = ProposalStore(tmp_path, build_key(resolved.proposals))
+    writer = store.writer()
+    photo = skimage.data.astronaut()
+    writer.add("0" * 64, proposer.propose(photo), height=photo.shape[0], width=photo.shape[1])
+    writer.flush()
+    PackedCache(store, 480).build()
+
+    real = sum(path.stat().st_size for path in store.folder.rglob("*.safetensors"))
+
+    assert 0.2 < real / proposal_bytes(resolved) < 1.0
 
 
 def test_room_counts_what_goes_to_the_node(tiny_document: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,10 +160,13 @@ def check_job(given: Given, found: Findings) -> None:
     data, picture_bytes = None, None
     with problems.collected():
         data = check_data(given, found)
-    if data is not None:
-        found.doing = IMAGES
-        with problems.collected():
-            picture_bytes = check_pictures(storage, given.resolved.dataset.images, sources.get(IMAGES), data.file_names)
+    found.doing = IMAGES
+    with problems.collected():
+        # A listing of 83,000 names comes after the annotations: there is not room for both at once.
+        want = wanted_inputs(given.resolved).get(IMAGES)
+        images = find_input(storage, want) if want is not None else None
+        if data is not None:
+            picture_bytes = check_pictures(storage, given.resolved.dataset.images, images, data.file_names)
     problems.raise_any()
     assert data is not None
     assert picture_bytes is not None
@@ -173,14 +176,14 @@ def check_job(given: Given, found: Findings) -> None:
     found.ephemeral_storage_bytes = room_needed(
         given.resolved,
         shape_of(storage, data.located.model),
-        input_bytes=picture_bytes + size_of(sources, besides=IMAGES),
+        input_bytes=picture_bytes + size_of(sources.values()),
         train_images=data.train_images,
     )
 
 
 def find_inputs(given: Given, problems: Problems) -> dict[str, Source]:
-    """What lies behind each URI of a storage service, and behind local paths of weights."""
-    wants = wanted_inputs(given.resolved)
+    """What lies behind each URI of a storage service but that of the images, and behind local paths of weights."""
+    wants = {field: want for field, want in wanted_inputs(given.resolved).items() if field != IMAGES}
     for field, uri in input_uris(given.resolved):
         path = Path(uri.removeprefix("file://")).expanduser()
         if field in WEIGHTS and not uri.startswith((S3, HUB)) and path.exists():
@@ -257,7 +260,7 @@ def tell_done(given: Given, found: Findings, data: Data) -> None:
         found.warn(warning)
 
 
-def size_of(sources: Mapping[str, Source], *, besides: str) -> int:
+def size_of(sources: Iterable[Source]) -> int:
     """Bytes that are fetched from storage services."""
-    fetched = [source for field, source in sources.items() if field != besides and uri_of(source).startswith(S3)]
+    fetched = [source for source in sources if uri_of(source).startswith(S3)]
     return sum(source.stat.size if isinstance(source, ObjectSource) else source.size for source in fetched)
