@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from semires_operator.cli.options import (
@@ -13,6 +15,9 @@ from semires_operator.cli.options import (
     print_objects,
 )
 from semires_trainer.commands.frame import console
+
+if TYPE_CHECKING:
+    from semires_operator.client import Client, Event, Job
 
 
 @click.command("list", short_help="The SemiRESJobs of a namespace, or of all.")
@@ -65,10 +70,21 @@ def describe(name: str, cluster: Cluster, output: str | None) -> None:
         if output is not None:
             print_objects([job], output, is_list=False)
             return
-        events = client.events(job)
+        events = _events(client, job)
     from semires_operator.cli.description import Description, describe_job
     from semires_operator.cli.words import BLOCKS, PLAIN_BLOCKS
 
     out = console()
     blocks = BLOCKS if out.encoding.lower().startswith("utf") else PLAIN_BLOCKS
     out.print(describe_job(Description(job=job, events=events, now=current_time(), blocks=blocks)))
+
+
+def _events(client: Client, job: Job) -> tuple[Event, ...]:
+    """The events of a job; none, and a word about it, for those who may not read them."""
+    from semires_operator.client import Forbidden
+
+    try:
+        return client.events(job)
+    except Forbidden as error:
+        click.secho(f"Without events: {error.message}.", fg="yellow", err=True)
+        return ()

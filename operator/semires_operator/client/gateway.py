@@ -126,7 +126,7 @@ class Gateway:
         """The JSON object that a request is answered with."""
         timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
         with self._errors(what):
-            response = call(*arguments, _preload_content=False, _request_timeout=timeout, **options)
+            response = _ask(call, *arguments, _request_timeout=timeout, **options)
             with contextlib.closing(response):
                 body = response.data
         try:
@@ -141,7 +141,7 @@ class Gateway:
     def _lines(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Generator[str]:
         """Lines of a streamed answer, as they come; the last one too if it has no end."""
         with self._errors(what):
-            response = call(*arguments, _preload_content=False, **options)
+            response = _ask(call, *arguments, **options)
             with contextlib.closing(response):
                 rest = b""
                 for part in response.stream(amt=None, decode_content=False):
@@ -167,3 +167,14 @@ class Gateway:
         text = " ".join(str(problem).split())
         remedy = "Is the cluster up, and is it the right one? `kubectl config current-context` names it"
         return Unreachable(f"the API server {self.connection.server} does not answer ({text})", remedy=remedy)
+
+
+def _ask(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Send a request; once more if the connection that was kept from the last one is closed meanwhile.
+
+    Each of ours may arrive twice: names are given by us, and changes carry a version or are the same again.
+    """
+    try:
+        return call(*arguments, _preload_content=False, **options)
+    except urllib3.exceptions.ProtocolError:
+        return call(*arguments, _preload_content=False, **options)

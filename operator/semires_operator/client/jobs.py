@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from semires_operator.client.connection import connect
 from semires_operator.client.differences import Difference, differences
@@ -151,6 +151,8 @@ class Client:
         A job that has succeeded counts as one that was Running. Raises WaitTimedOut after `timeout` seconds, JobFailed
         if the job ended and the condition can't come any more, JobGone if it was deleted.
         """
+        if until not in get_args(Until):
+            raise ConfigError(f'"{until}" is no condition', field="until", remedy=did_you_mean(until, get_args(Until)))
         job: Job | None = None
         for job in self.watch(name, namespace=namespace, timeout=timeout):
             if on_change is not None:

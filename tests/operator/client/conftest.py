@@ -78,6 +78,8 @@ class Answer:
     code: int = 200
     cut: bool = False
     """Break the connection off in the middle of the answer."""
+    silent: bool = False
+    """Close the connection instead."""
 
 
 @dataclass
@@ -111,6 +113,9 @@ class ScriptedServer:
         if content:
             self.types[handler.command] = handler.headers["Content-Type"]
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer.silent:
+            handler.close_connection = True
+            return
         handler.send_response(answer.code)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()

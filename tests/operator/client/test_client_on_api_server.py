@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ import pytest
 import yaml
 from click.testing import Result
 
-from semires_operator.client import Client, Forbidden, Job, JobGone, JobNotFound, NoLog, NotFound, Refused
+from semires_operator.client import Client, Forbidden, Job, JobGone, JobNotFound, NoLog, NotFound, NotInstalled, Refused
+from semires_operator.client import gateway as client_gateway
 
 Set = Callable[..., None]
 
@@ -49,14 +51,10 @@ def set_status(api_cluster, api_namespace: str) -> Set:
     """Write the status of the job, as the operator would."""
 
     def write(**status: Any) -> None:
-        place = ("-n", api_namespace, "--subresource=status", "--type=merge", "-p", yaml_of({"status": status}))
+        place = ("-n", api_namespace, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
         api_cluster.kubectl("patch", "srj", "refcoco", *place)
 
     return write
-
-
-def yaml_of(document: dict[str, Any]) -> str:
-    return yaml.safe_dump(document, default_flow_style=True, width=10**6)
 
 
 def test_what_is_submitted_comes_back_typed(client: Client, manifest: Path) -> None:
@@ -216,6 +214,15 @@ def test_a_misspelt_name_is_told_with_the_right_one(run, manifest: Path) -> None
 def test_a_namespace_that_is_not_there_is_told(api_cluster, manifest: Path) -> None:
     with Client("nowhere", kubeconfig=api_cluster.kubeconfig) as client, pytest.raises(NotFound, match='"nowhere"'):
         client.submit(manifest)
+
+
+def test_a_cluster_without_the_definition_is_told_how_to_install_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_gateway, "VERSION", "v9")  # which this cluster does not serve
+
+    with pytest.raises(NotInstalled, match="kubectl apply --server-side -k"):
+        client.list()
 
 
 def test_a_missing_right_is_told_with_user_and_verb(api_cluster, api_namespace: str, manifest: Path) -> None:

@@ -77,6 +77,21 @@ def test_a_change_that_meets_anothers_is_made_again(make_client, answer, make_do
     assert server.bodies[3]["metadata"]["resourceVersion"] == "8"
 
 
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(make_client, answer, make_document, manifest) -> None:
+    script = (answer(ABSENT, code=404), answer(silent=True), answer(make_document()))
+    client, server = make_client(*script)
+
+    assert client.apply(manifest).outcome == "created"
+    assert [method for method, _ in server.asked] == ["GET", "POST", "POST"]
+
+
+def test_an_answer_that_was_lost_makes_no_second_job(make_client, answer, make_document, manifest) -> None:
+    exists = answer({"message": "already exists"}, code=409)
+    client, _ = make_client(answer(ABSENT, code=404), answer(silent=True), exists, answer(make_document()))
+
+    assert client.apply(manifest).outcome == "unchanged"
+
+
 def test_a_suspend_that_always_meets_anothers_write_is_told(make_client, answer, make_document) -> None:
     client, server = make_client(answer(make_document()), answer({"message": "changed meanwhile"}, code=409))
 

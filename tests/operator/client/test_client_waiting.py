@@ -10,6 +10,7 @@ from semires_operator.client import JobFailed, JobGone, JobNotFound, Unreachable
 from semires_operator.client import watching as client_watching
 from semires_operator.client.jobs import is_reached
 from semires_operator.client.watching import JobWatch
+from semires_trainer.errors import ConfigError
 
 EXPIRED = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old resource version"}}
 
@@ -109,6 +110,15 @@ def test_a_job_that_is_not_there_is_not_waited_for(make_client, answer) -> None:
 
     with pytest.raises(JobNotFound, match='no SemiRESJob "refcoco"'):
         client.wait("refcoco")
+
+
+def test_a_word_that_is_no_condition_is_not_waited_for(make_client, answer) -> None:
+    client, server = make_client(answer())
+
+    with pytest.raises(ConfigError, match=r'"Completed" is no condition. Did you mean "Complete"'):
+        client.wait("refcoco", until="Completed")
+
+    assert server.asked == []
 
 
 def test_time_that_is_over_is_told_with_the_state(make_client, answer, make_document) -> None:

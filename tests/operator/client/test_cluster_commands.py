@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,6 +163,16 @@ def test_describe_tells_events_oldest_first(run, answer, make_document) -> None:
     assert result.stdout.index("first") < result.stdout.index("second")
 
 
+def test_who_may_not_read_events_sees_the_job(run, answer, make_document) -> None:
+    refused = answer({"message": 'events is forbidden: User "eve" cannot list resource "events"'}, code=403)
+
+    result = run("describe", "refcoco", answers=[answer(make_document(phase="Running")), refused])
+
+    assert result.exit_code == 0
+    assert "Running" in result.stdout
+    assert 'Without events: events is forbidden: User "eve" cannot list' in result.stderr
+
+
 def test_suspend_asks_and_says_how_to_go_on(run, answer, make_document) -> None:
     result = run("suspend", "refcoco", answers=[answer(make_document()), answer(make_document())])
 
@@ -219,6 +230,19 @@ def test_help_of_a_cluster_command_loads_nothing_heavy() -> None:
     assert answer.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(scripted, answer, make_document, tmp_path: Path) -> None:
+    items = [make_document(f"job-{number}") for number in range(500)]
+    kubeconfig = scripted(answer({"items": items})).kubeconfig(tmp_path)
+    command = f"{sys.executable} -m semires_trainer list -o json --kubeconfig {kubeconfig} | head -1"
+
+    answered = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, env={**os.environ, **python_path()}
+    )
+
+    assert answered.stdout == "{\n"
+    assert answered.stderr == ""
+
+
 def test_names_are_completed_by_the_shell(scripted, answer, make_document, tmp_path: Path) -> None:
     kubeconfig = scripted(answer({"items": [make_document("refcoco"), make_document("grefumd")]})).kubeconfig(tmp_path)
     asked = {"_SEMIRES_COMPLETE": "bash_complete", "COMP_WORDS": "semires describe ref", "COMP_CWORD": "2"}
@@ -229,6 +253,29 @@ def test_names_are_completed_by_the_shell(scripted, answer, make_document, tmp_p
     )
 
     assert answered.stdout == "plain,refcoco\n"
+
+
+def test_the_example_of_the_documentation_runs(
+    scripted, answer, make_document, make_condition, manifest: Path, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "client.md").read_text(encoding="utf-8")
+    program = page.partition("```python\n")[2].partition("```")[0]
+    score = {"model": "teacher", "split": "val", "size": "training", "oIoU": "54.93", "mIoU": "58.31"}
+    done = make_document(version=5, phase="Succeeded", conditions=[make_condition("Complete")], results=[score])
+    listed = answer({"metadata": {"resourceVersion": "5"}, "items": [done]})
+    server = scripted(answer(ABSENT, code=404), answer(make_document()), listed)
+    environment = {**python_path(), "KUBECONFIG": str(server.kubeconfig(tmp_path))}
+
+    answered = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=manifest.parent,
+    )
+
+    assert answered.stdout == "teacher val training 54.93\n", answered.stderr
 
 
 def python_path() -> dict[str, str]:
