@@ -222,7 +222,7 @@ class ApiCluster(Cluster):
         return ["--endpoint-reconciler-type", "none"]
 
     def start_controller_manager(self) -> None:
-        """Start the controller manager, and wait until it is healthy."""
+        """Start the controller manager, and wait until it has written what each namespace gets."""
         config = self.kubeconfig_of("system:kube-controller-manager")
         keys = ["--service-account-private-key-file", self.folder / "accounts.key"]
         trust = ["--root-ca-file", self.authority.certificate, "--use-service-account-credentials"]
@@ -230,7 +230,13 @@ class ApiCluster(Cluster):
         options = ["--kubeconfig", config, "--leader-elect=false", "--controllers", self.CONTROLLERS]
         command = [programs.CONTROLLER_MANAGER.path, *options, *keys, *trust, *listen]
         self.processes.start("controller-manager", [*command, "--cert-dir", self.folder / "controller-manager"])
-        self.wait_for_object("configmap", "kube-root-ca.crt", "default", what="is written by the controller manager")
+
+        def works() -> bool:
+            self.processes.check("controller-manager")
+            return self.answers("/api/v1/namespaces/default/configmaps/kube-root-ca.crt")
+
+        tail = self.processes.tail
+        wait_until("the controller manager works", works, seconds=60, seen=lambda: tail("controller-manager"))
 
     @property
     def audit_log(self) -> Path:

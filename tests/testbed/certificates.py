@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DAYS = 3650
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,14 +24,20 @@ def pair_in(folder: Path, name: str) -> Pair:
     return Pair(certificate=folder / f"{name}.crt", key=folder / f"{name}.key")
 
 
-def make_authority(folder: Path, name: str, *, dns_name: str = "") -> Pair:
-    """A certificate that may sign others."""
+def make_authority(folder: Path, name: str, *, dns_name: str = "", rsa: bool = False) -> Pair:
+    """A certificate that may sign others; some programs want an RSA key of it, and in the old form (PKCS 1)."""
     extensions = {
         "basicConstraints": "critical,CA:TRUE",
         "keyUsage": "critical,keyCertSign,digitalSignature",
         "subjectAltName": f"DNS:{dns_name or name}",
     }
-    return _make(folder, name, f"/CN={name}", extensions)
+    folder.mkdir(parents=True, exist_ok=True)
+    key = pair_in(folder, name).key
+    if rsa:
+        _openssl("genrsa", "-traditional", "-out", str(key), "2048")
+    else:
+        make_key(key)
+    return _certify(folder, name, f"/CN={name}", extensions)
 
 
 def issue(authority: Pair, folder: Path, name: str, *, subject: str, names: tuple[str, ...] = ()) -> Pair:
@@ -45,7 +50,9 @@ def issue(authority: Pair, folder: Path, name: str, *, subject: str, names: tupl
     if names:
         extensions["subjectAltName"] = ",".join(names)
     signed_by = ("-CA", str(authority.certificate), "-CAkey", str(authority.key))
-    return _make(folder, name, subject, extensions, *signed_by)
+    folder.mkdir(parents=True, exist_ok=True)
+    make_key(pair_in(folder, name).key)
+    return _certify(folder, name, subject, extensions, *signed_by)
 
 
 def make_key(path: Path) -> Path:
@@ -54,16 +61,15 @@ def make_key(path: Path) -> Path:
     return path
 
 
-def _make(folder: Path, name: str, subject: str, extensions: dict[str, str], *options: str) -> Pair:
-    folder.mkdir(parents=True, exist_ok=True)
+def _certify(folder: Path, name: str, subject: str, extensions: dict[str, str], *options: str) -> Pair:
     config = folder / f"{name}.cnf"
     lines = [f"{key} = {value}" for key, value in extensions.items()]
     config.write_text(
         "\n".join(["[req]", "distinguished_name = dn", "x509_extensions = ext", "[dn]", "[ext]", *lines, ""])
     )
     pair = pair_in(folder, name)
-    files = ("-config", str(config), "-keyout", str(pair.key), "-out", str(pair.certificate))
-    _openssl("req", "-x509", *_KEY, "-days", str(DAYS), "-subj", subject, *files, *options)
+    files = ("-config", str(config), "-key", str(pair.key), "-out", str(pair.certificate))
+    _openssl("req", "-x509", "-days", str(DAYS), "-subj", subject, *files, *options)
     return pair
 
 

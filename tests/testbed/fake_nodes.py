@@ -28,7 +28,7 @@ class FakeNodeCluster(ApiCluster):
     PROGRAMS: ClassVar[tuple[Program, ...]] = programs.FOR_FAKE_NODES
     DEPTH: ClassVar[str] = "fake"
     # Pods have loopback addresses here, which an endpoint may not have.
-    CONTROLLERS: ClassVar[str] = "*,-endpoint-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+    CONTROLLERS: ClassVar[str] = "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
     POD_ADDRESSES: ClassVar[str] = "127.64.0.0/12"
     """A test may listen on a pod's address, and nobody else answers there: a connection is refused at once."""
 
@@ -90,11 +90,13 @@ class FakeNodeCluster(ApiCluster):
         listen = [f"--metrics-bind-address=127.0.0.1:{metrics}", f"--health-probe-bind-address=127.0.0.1:{probes}"]
         options = ["--enable-scheme=pytorchjob", f"--webhook-server-port={webhook}", *self._flags]
         config = ["--kubeconfig", self.kubeconfig_of("training-operator")]
+        log = self.processes.log("training-operator")
+        said_before = log.stat().st_size if log.exists() else 0
         self.processes.start("training-operator", [programs.TRAINING_OPERATOR.path, *config, *listen, *options])
 
         def watches() -> bool:
             self.processes.check("training-operator")
-            return b"Starting workers" in self.processes.log("training-operator").read_bytes()
+            return b"Starting workers" in log.read_bytes()[said_before:]
 
         tail = self.processes.tail
         wait_until("the training-operator works", watches, seconds=60, seen=lambda: tail("training-operator"))
@@ -140,7 +142,7 @@ def webhook_certificates() -> tuple[certificates.Pair, certificates.Pair]:
     with go_tools.locked(folder / ".lock"):
         authority, serving = certificates.pair_in(folder, "authority"), certificates.pair_in(folder, "serving")
         if not (folder / "complete").exists():
-            certificates.make_authority(folder, "authority", dns_name="training-operator-ca")
+            certificates.make_authority(folder, "authority", dns_name="training-operator-ca", rsa=True)
             host = f"training-operator.{KUBEFLOW}.svc"
             names = (f"DNS:{host}", "DNS:localhost", "IP:127.0.0.1")
             certificates.issue(authority, folder, "serving", subject=f"/CN={host}", names=names)

@@ -163,10 +163,8 @@ def _stages_of(kind: str, run_seconds: float) -> list[Stage]:
 
 def _deletions() -> list[Stage]:
     """Finalizers stay: the Job controller takes its own away, as on a real node."""
-    delay = {
-        "durationMilliseconds": 0,
-        "durationFrom": {"expressionFrom": f"{_annotation(_prefix('PyTorchJob'), 'stop')} // null"},
-    }
+    asked = " // ".join(_annotation(_prefix(kind), "stop") for kind in KINDS)
+    delay = {"durationMilliseconds": 0, "durationFrom": {"expressionFrom": asked}}
     delete = _stage("pod-goes", "Pod", [_there(".metadata.deletionTimestamp")])
     delete["spec"] |= {"delay": delay, "next": {"delete": True}}
     return [delete]
