@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import click
 from testbed import programs, requirements, runs
 from testbed.api_cluster import ApiCluster
 from testbed.fake_nodes import FakeNodeCluster
-from testbed.real_cluster import RealCluster
+from testbed.processes import Processes
+from testbed.real_cluster import RealCluster, end_real_cluster
 
 Make = Callable[[], ApiCluster]
 
@@ -43,7 +43,7 @@ def up(depth: str, nodes: int) -> None:
 def down(depth: str) -> None:
     """End it, whatever state it is in, and remove all that it wrote."""
     if depth == "real":
-        RealCluster(say=_say).stop()
+        end_real_cluster(_say)
     else:
         runs.end_run(_folder(depth))
     runs.clean_leftovers()
@@ -52,10 +52,15 @@ def down(depth: str) -> None:
 @main.command()
 @_depth
 def status(depth: str) -> None:
-    """Which processes run."""
-    if not _folder(depth).exists():
+    """Which of its processes run; exit status 1 if none or not all do."""
+    processes = Processes(_folder(depth)) if _folder(depth).exists() else None
+    names = processes.names()[::-1] if processes else []
+    if processes is None or not names:
         raise click.ClickException(f"no cluster of depth {depth!r} runs; start one with `up --depth {depth}`")
-    click.echo(json.dumps(_cluster(depth).describe(), indent=2))
+    for name in names:
+        click.echo(f"{name:20} {'runs' if processes.alive(name) else 'has ended'}, log {processes.log(name)}")
+    if not all(map(processes.alive, names)):
+        raise SystemExit(1)
 
 
 @main.command()

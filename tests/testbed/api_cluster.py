@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from testbed import certificates, programs, requirements, runs
 from testbed.cluster import Cluster, Object, write_secret
@@ -259,11 +259,6 @@ class ApiCluster(Cluster):
                 return bool(answer.status == 200)
         except (OSError, urllib.error.HTTPError):
             return False
-
-    def describe(self) -> dict[str, Any]:
-        """What `status` tells."""
-        alive = {name: self.processes.alive(name) for name in reversed(self.processes.names())}
-        return {"depth": self.DEPTH, "server": self.server, "kubeconfig": str(self.kubeconfig), "processes": alive}
 
 
 def free_ports(number: int) -> list[int]:

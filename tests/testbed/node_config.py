@@ -41,7 +41,7 @@ def containerd(folder: Path) -> Path:
         f"[plugins.'{runtime}']",
         "disable_apparmor = true\nrestrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true",
         f"[plugins.'{runtime}'.cni]",
-        f'bin_dirs = ["{requirements.CNI_PLUGINS}"]\nconf_dir = "{folder}/cni"',
+        f'bin_dirs = ["{requirements.CNI_PLUGINS}"]\nconf_dir = "{folder}/cni"\nuse_internal_loopback = true',
         f"[plugins.'{runtime}'.containerd.runtimes.runc]",
         f'runtime_type = "io.containerd.runc.v2"\nbase_runtime_spec = "{folder}/base-spec.json"',
         f"[plugins.'{runtime}'.containerd.runtimes.runc.options]\nSystemdCgroup = false",
@@ -135,30 +135,19 @@ def coredns(folder: Path, kubeconfig: Path) -> Path:
     return _write(folder / "Corefile", "\n".join(lines) + "\n")
 
 
-def prometheus(folder: Path, kubeconfig: Path) -> Path:
-    """Scrapes each pod that asks for it (prometheus.io/scrape), or that has a port named `metrics`, every 2 s."""
-    pod = "__meta_kubernetes_pod"
-    asks = [f"{pod}_annotation_prometheus_io_scrape", f"{pod}_container_port_name"]
-    address = [f"{pod}_ip", f"{pod}_annotation_prometheus_io_port"]
-    relabel: list[dict[str, Any]] = [
-        {"source_labels": asks, "regex": "true;.*|.*;metrics", "action": "keep"},
-        {"source_labels": [f"{pod}_phase"], "regex": "Succeeded|Failed", "action": "drop"},
-        {"source_labels": address, "regex": "(.+);(.+)", "replacement": "$1:$2", "target_label": "__address__"},
-        {
-            "source_labels": [f"{pod}_annotation_prometheus_io_path"],
-            "regex": "(.+)",
-            "target_label": "__metrics_path__",
-        },
-        {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
-        {"source_labels": [f"{pod}_name"], "target_label": "pod"},
-    ]
-    discovery = [{"role": "pod", "kubeconfig_file": str(kubeconfig)}]
+def prometheus(folder: Path) -> Path:
+    """Scrapes the pods that testbed.prometheus_targets finds, every 2 s; rules may be put into the folder `rules`."""
     settings = {
-        "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"},
         "rule_files": [str(folder / "rules" / "*.yaml")],
-        "scrape_configs": [{"job_name": "pods", "kubernetes_sd_configs": discovery, "relabel_configs": relabel}],
+        "scrape_configs": [{"job_name": "pods", "file_sd_configs": [{"files": [str(targets(folder))]}]}],
     }
     return _write(folder / "prometheus.yaml", json.dumps(settings))
+
+
+def targets(folder: Path) -> Path:
+    """What Prometheus scrapes."""
+    return folder / "targets.json"
 
 
 def _write_yaml(path: Path, settings: Mapping[str, Any]) -> Path:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import IO, ClassVar, Self
@@ -58,29 +59,27 @@ class RealCluster(ApiCluster):
     # Sharing
 
     def __enter__(self) -> Self:
-        with self._turn():
-            if not self.running or not (self.kept or self._used()):
-                self.stop()
-                self.bring_up()
-            self._users_lock = self._users_file()
+        with _turn(self.say):
+            if not self.running or not (self.kept or _used()):
+                self._begin_anew()
+            self._users_lock = _users_file()
             fcntl.flock(self._users_lock, fcntl.LOCK_SH)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._turn():
+        with _turn(self.say):
             if self._users_lock is not None:
                 self._users_lock.close()
-            if not self.kept and not self._used():
+            if not self.kept and not _used():
                 self.stop()
 
     def keep(self) -> None:
         """Start it, unless it runs, and let it run until `stop`."""
-        with self._turn():
+        with _turn(self.say):
             if not self.running:
-                self.stop()
-                self.bring_up()
+                self._begin_anew()
             (self.folder / "kept").touch()
 
     @property
@@ -94,19 +93,11 @@ class RealCluster(ApiCluster):
         names = self.processes.names()
         return bool(names) and all(map(self.processes.alive, names)) and self.answers("/readyz")
 
-    def _turn(self) -> contextlib.AbstractContextManager[None]:
-        return go_tools.locked(runs.runs_folder() / ".real.turn", say=self.say)
-
-    def _users_file(self) -> IO[str]:
-        return (runs.runs_folder() / ".real.users").open("w")
-
-    def _used(self) -> bool:
-        with self._users_file() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+    def _begin_anew(self) -> None:
+        if _used():
+            raise RuntimeError(f"the cluster in {self.folder} is broken, but others use it: end them first")
+        self.stop()
+        self.bring_up()
 
     # Starting
 
@@ -126,6 +117,7 @@ class RealCluster(ApiCluster):
         self._start_services()
         self._wait_for_node()
         self._deploy_training_operator()
+        self._wait_for_services()
 
     def stop(self) -> None:
         """End all processes and containers; remove mounts, namespaces, cgroups and state."""
@@ -193,7 +185,13 @@ class RealCluster(ApiCluster):
         command = [programs.VERSITYGW.path, *where, "--quiet", "--keep-alive", "posix", self.folder / "s3"]
         keys = {"ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET}
         self.processes.start("s3", command, environment=keys)
-        config = node_config.prometheus(self.folder, self.kubeconfig_of("prometheus"))
+        self._start_prometheus()
+
+    def _start_prometheus(self) -> None:
+        files = [self.kubeconfig_of("prometheus"), node_config.targets(self.folder)]
+        command = [sys.executable, "-m", "testbed.prometheus_targets", programs.KUBECTL.path, *files]
+        self.processes.start("targets", command, environment={"PYTHONPATH": str(Path(__file__).parents[1])})
+        config = node_config.prometheus(self.folder)
         storage = [f"--storage.tsdb.path={self.folder / 'prometheus'}", "--web.enable-lifecycle"]
         listen = [f"--config.file={config}", f"--web.listen-address={network.NODE}:{PROMETHEUS_PORT}"]
         self.processes.start("prometheus", ["prometheus", *listen, *storage])
@@ -222,6 +220,17 @@ class RealCluster(ApiCluster):
         self.apply(*(one for one in objects if one["kind"] != "Namespace"))
         self.kubectl("-n", KUBEFLOW, "rollout", "status", "deployment/training-operator", "--timeout=120s", seconds=130)
 
+    def _wait_for_services(self) -> None:
+        """Nobody else would notice that one of them has ended."""
+
+        def ready() -> bool:
+            self.processes.check("prometheus")
+            return _answers(f"{self.PROMETHEUS_URL}/-/ready")
+
+        wait_until("Prometheus is ready", ready, seconds=30, seen=lambda: self.processes.tail("prometheus"))
+        for name in self.processes.names():
+            self.processes.check(name)
+
     # Using
 
     def load_image(self, archive: Path) -> None:
@@ -241,6 +250,43 @@ class RealCluster(ApiCluster):
         if result.returncode != 0:
             raise RuntimeError(f"{program.name} {' '.join(arguments)}: {result.stderr[-2000:]}")
         return result.stdout
+
+
+def end_real_cluster(say: Say) -> None:
+    """End it, whatever state it is in; RuntimeError if tests use it."""
+    folder = runs.runs_folder() / RealCluster.DEPTH
+    with _turn(say):
+        (folder / "kept").unlink(missing_ok=True)
+        if _used():
+            raise RuntimeError("tests use the cluster: it goes when the last of them ends")
+        leftovers.end_real_run(folder, Processes(folder))
+
+
+def _turn(say: Say) -> contextlib.AbstractContextManager[None]:
+    """Held by the one who starts or ends it, or who begins or ceases to use it."""
+    return go_tools.locked(runs.runs_folder() / ".real.turn", say=say)
+
+
+def _users_file() -> IO[str]:
+    """Locked, together, by all who use it."""
+    return (runs.runs_folder() / ".real.users").open("w")
+
+
+def _used() -> bool:
+    with _users_file() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def python_environment() -> tuple[Mount, ...]:

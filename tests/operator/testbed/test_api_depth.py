@@ -10,7 +10,7 @@ from testbed.api_cluster import ApiCluster
 from testbed.cluster import Cluster, KubectlError
 
 CONFIG_MAPS = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get"]}]
-SLACK = 2
+SLACK = 3
 """Other tests run beside this one."""
 Make = Callable[..., dict[str, Any]]
 
