@@ -7,6 +7,7 @@ import datetime
 import http.server
 import json
 import os
+import signal
 
 PORT = 9464
 
@@ -60,5 +61,11 @@ class Liar(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+def leave(number: int, frame: object) -> None:
+    """It lies, but it goes when it is told to."""
+    raise SystemExit(0)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, leave)  # the kernel spares a PID 1 that does not say what to do
     http.server.ThreadingHTTPServer(("", PORT), Liar).serve_forever()
