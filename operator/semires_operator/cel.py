@@ -284,6 +284,13 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
             remedy="use Exact, or leave it out",
             field=".mode",
         ),
+        Rule(
+            rule="self.model != 'Custom' || has(self.sha256)",
+            problem="is missing: only the three public files are known",
+            remedy="add the sha256 of the file",
+            field=".sha256",
+            reason="FieldValueRequired",
+        ),
     ),
     Dimensions: (
         Rule(

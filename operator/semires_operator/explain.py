@@ -26,10 +26,7 @@ SIGNS: tuple[tuple[re.Pattern[str], Reason], ...] = (
     (re.compile(r"violates PodSecurity"), Reason.POD_SECURITY_REFUSED),
     (re.compile(r"service ?account \S+ ?not found|looking up service account", re.I), Reason.SERVICE_ACCOUNT_MISSING),
     (re.compile(r"secrets? \S+ not found", re.I), Reason.SECRET_MISSING),
-    (
-        re.compile(r"persistentvolumeclaims? \S+ .*not found|unbound .*PersistentVolumeClaim", re.I),
-        Reason.CLAIM_MISSING,
-    ),
+    (re.compile(r"persistentvolumeclaims? .*not found|unbound .*PersistentVolumeClaim", re.I), Reason.CLAIM_MISSING),
     (re.compile(r"failed calling webhook"), Reason.WEBHOOK_UNAVAILABLE),
     (re.compile(r"could not find the requested resource|no matches for kind"), Reason.BACKEND_MISSING),
 )

@@ -77,6 +77,11 @@ CASES = [
         id="fast-mode",
     ),
     pytest.param(
+        {"spec.proposals": {"sam": SAM | {"model": "Custom"}}},
+        "spec.proposals.sam.sha256: is missing: only the three public files are known. Add the sha256 of the file",
+        id="custom-sam-without-checksum",
+    ),
+    pytest.param(
         {"spec.proposals": {"sam": SAM | {"sha256": "abc"}}},
         'spec.proposals.sam.sha256: "abc" has the wrong form',
         id="short-checksum",

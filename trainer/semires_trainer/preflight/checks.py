@@ -230,7 +230,7 @@ def expected_of(resolved: Resolved, field: str) -> Expected | None:
     if field != SAM_WEIGHTS or sam is None:
         return None
     sha256 = expected_sha256(sam)
-    return Expected(sha256=sha256, size=PUBLIC_BYTES[sam.model] if sha256 == PUBLIC_SHA256[sam.model] else None)
+    return Expected(sha256=sha256, size=PUBLIC_BYTES[sam.model] if sha256 == PUBLIC_SHA256.get(sam.model) else None)
 
 
 def hub_uris(resolved: Resolved) -> Sequence[str]:

@@ -114,8 +114,8 @@ class Dataset(Section):
 class Sam(Section):
     """Segment Anything's automatic mask generator. The defaults are its own, which the paper used."""
 
-    model: Literal["ViTH", "ViTL", "ViTB"] = "ViTH"
-    """Architecture; checked against the shapes in the weights file."""
+    model: Literal["ViTH", "ViTL", "ViTB", "Custom"] = "ViTH"
+    """Architecture; checked against the shapes in the weights file. Custom: as these shapes tell; needs sha256."""
     weights: WeightsUri
     """The checkpoint, e.g. sam_vit_h_4b8939.pth."""
     sha256: Sha256 | None = None
@@ -143,6 +143,13 @@ class Sam(Section):
     def _only_exact(self) -> Sam:
         if self.mode == "Fast":
             raise contradiction("mode", "Fast is not available yet", "use Exact, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _custom_file_is_known(self) -> Sam:
+        if self.model == "Custom" and self.sha256 is None:
+            problem = "is missing: only the three public files are known"
+            raise contradiction("sha256", problem, "add the sha256 of the file")
         return self
 
 
