@@ -158,7 +158,7 @@ class Player:
             end = (self.script.training if role == "training" else self.script.preflight)(attempt)
             began = status["containerStatuses"][0]["state"]["running"]["startedAt"]
             if end is not None and time.time() >= _seconds(began) + end.after:
-                self._end(pod, role, attempt, end, began)
+                end_pod(self._api, pod, end)
 
     def _run(self, pod: Object, role: str) -> None:
         status: Object = {"phase": "Running", **_containers(CONTAINERS[role], {"running": {"startedAt": _now()}})}
@@ -166,18 +166,23 @@ class Player:
             status |= {"podIP": self.script.ip, "podIPs": [{"ip": self.script.ip}]}
         self._set(pod, status)
 
-    def _end(self, pod: Object, role: str, attempt: int, end: End, began: str) -> None:
-        message = outcome_of(pod, attempt, exit_code=end.exit_code, preflight=role == "preflight", **end.outcome)
-        reason = end.reason or ("Error" if end.exit_code else "Completed")
-        times = {"startedAt": began, "finishedAt": _now()}
-        ended = {"exitCode": end.exit_code, "reason": reason, "message": message, **times}
-        status: Object = {"phase": "Failed" if end.exit_code else "Succeeded"}
-        if end.condition is not None:
-            status["conditions"] = [{"status": "True", **end.condition}]
-        self._set(pod, {**status, **_containers(CONTAINERS[role], {"terminated": ended})})
-
     def _set(self, pod: Object, status: Object) -> None:
         self._api.patch("pods", pod["metadata"]["name"], {"status": status}, status=True)
+
+
+def end_pod(api: ApiClient, pod: Object, end: End) -> None:
+    """The container of a running pod ends."""
+    labels = pod["metadata"]["labels"]
+    role, attempt = labels["semires.dev/role"], int(labels["semires.dev/attempt"])
+    message = outcome_of(pod, attempt, exit_code=end.exit_code, preflight=role == "preflight", **end.outcome)
+    reason = end.reason or ("Error" if end.exit_code else "Completed")
+    times = {"startedAt": pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"], "finishedAt": _now()}
+    ended = {"exitCode": end.exit_code, "reason": reason, "message": message, **times}
+    status: Object = {"phase": "Failed" if end.exit_code else "Succeeded"}
+    if end.condition is not None:
+        status["conditions"] = [{"status": "True", **end.condition}]
+    status |= _containers(CONTAINERS[role], {"terminated": ended})
+    api.patch("pods", pod["metadata"]["name"], {"status": status}, status=True)
 
 
 def outcome_of(pod: Object, attempt: int, *, exit_code: int, preflight: bool, **more: object) -> str:
