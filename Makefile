@@ -19,7 +19,7 @@ GENERATORS := semires_trainer.reference_docs semires_operator.crd semires_operat
 .PHONY: cluster-build cluster-up cluster-down cluster-demo e2e images
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 env: $(ENV) ## Make .venv with the locked packages and this project
 

@@ -3,6 +3,9 @@
 The manifest's models are stricter than JSON: to them a null is a value, and 3.0 is no whole number. The API server
 drops a null from an object (the key counts as left out) and reads 3.0 as 3. A document that went through `admitted`
 is judged by the models as the API server judges the original.
+
+One exception: the API server's rules in CEL can't read 3.0. A client that writes it so (kubectl and other Go programs
+write 3) is refused in fields that a rule reads, with "expected int, got float64".
 """
 
 from __future__ import annotations

@@ -30,7 +30,16 @@ from semires_trainer.config import (
     TextDimensions,
 )
 from semires_trainer.presets import BY_PATH
-from semires_trainer.spec.pod import RESERVED_ENVIRONMENT, RESERVED_KEYS, Env, EnvSource, Volume
+from semires_trainer.spec.pod import (
+    RESERVED_ENVIRONMENT,
+    RESERVED_FOLDERS,
+    RESERVED_KEYS,
+    RESERVED_VOLUMES,
+    Env,
+    EnvSource,
+    Volume,
+    VolumeMount,
+)
 from semires_trainer.spec.scalars import BUCKET_PATTERN, DECIMAL_PATTERN, VISIBLE_PATTERN, Section
 
 Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"]
@@ -201,7 +210,7 @@ def _unread_threshold(name: str) -> Rule:
     return Rule(
         rule=f"!has(self.refinement.{name}) || {strategy} in {_words(readers)}",
         problem="strategy {} does not read it",
-        remedy=f"remove it: only {', '.join(readers)} read {name}",
+        remedy=f"remove it: {name} is read by {' and '.join(readers)} only",
         values=(strategy,),
         field=f".refinement.{name}",
         reason="FieldValueForbidden",
@@ -345,7 +354,27 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
         ),
         _exclude("value", "valueFrom"),
     ),
-    Volume: (_exactly_one("configMap", "secret", "persistentVolumeClaim", "emptyDir"),),
+    Volume: (
+        _exactly_one("configMap", "secret", "persistentVolumeClaim", "emptyDir"),
+        Rule(
+            rule=f"!self.name.matches(r'{RESERVED_VOLUMES.pattern}')",
+            problem='"{}" is set by the operator',
+            remedy="choose a name without semires-",
+            values=("self.name",),
+            field=".name",
+            reason="FieldValueForbidden",
+        ),
+    ),
+    VolumeMount: (
+        Rule(
+            rule=f"!self.mountPath.matches(r'{RESERVED_FOLDERS.pattern}')",
+            problem='"{}" is mounted by the operator',
+            remedy="mount it elsewhere",
+            values=("self.mountPath",),
+            field=".mountPath",
+            reason="FieldValueForbidden",
+        ),
+    ),
     Pod: (
         _reserved("labels"),
         _reserved("annotations"),

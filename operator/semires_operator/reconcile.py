@@ -32,6 +32,10 @@ Observe = Callable[[Job, datetime], Awaitable[Observed]]
 Decide = Callable[[Job, Observed, datetime], Decision]
 
 
+class _Changed(Exception):
+    """The job is no longer what was looked at."""
+
+
 class Reconciler:
     """Looks at jobs, each at most once at a time."""
 
@@ -62,10 +66,10 @@ class Reconciler:
         try:
             after = await self._look(*key)
             result = "ok"
+        except _Changed:
+            result = "conflict"
+            return CONFLICT_SECONDS
         except kube.ApiError as error:
-            result = "conflict" if error.code == 409 else "refused"
-            if error.code == 409:
-                return CONFLICT_SECONDS
             raise Again(f"The job is looked at again: {error}", after=error.retry_after or 0) from error
         finally:
             self._metrics.reconciles.labels(result).inc()
@@ -98,14 +102,19 @@ class Reconciler:
         patch = merge_patch_of(job.get("status") or {}, status)
         if patch:
             metadata = job["metadata"]
-            job = await self._api.merge_patch(
-                kube.SEMIRESJOBS,
-                metadata["namespace"],
-                metadata["name"],
-                {"status": patch},
-                resource_version=metadata["resourceVersion"],
-                subresource="status",
-            )
+            try:
+                job = await self._api.merge_patch(
+                    kube.SEMIRESJOBS,
+                    metadata["namespace"],
+                    metadata["name"],
+                    {"status": patch},
+                    resource_version=metadata["resourceVersion"],
+                    subresource="status",
+                )
+            except kube.ApiError as error:
+                if error.code == 409:
+                    raise _Changed from error
+                raise
             self._metrics.jobs.show(job)
         return job
 
@@ -114,12 +123,16 @@ class Reconciler:
 
         A passing failure is raised after telling: the transition is recorded, so nobody would tell it later.
         """
-        refusal, failure = None, None
+        refusal: Refusal | None = None
+        failure: Exception | None = None
         for action in decision.actions:
             try:
                 await self._do(job, seen, action)
+            except Again as again:
+                failure = again
+                break
             except kube.ApiError as error:
-                if error.transient:
+                if error.transient or error.code == 409:
                     failure = error
                 else:
                     refusal = Refusal(
@@ -145,7 +158,7 @@ class Reconciler:
             await asyncio.gather(*(self._poller.request_checkpoint(pod) for pod in asked))
 
     async def _create(self, namespace: str, job_uid: str, body: Raw) -> None:
-        """POST a child. One of its name that is ours counts as done; another's is for the next look to judge."""
+        """POST a child. One of its name that is ours counts as done; Again for another's: the next look tells it."""
         kind: Kind = body["kind"]
         resource, name = RESOURCES[kind], body["metadata"]["name"]
         try:
@@ -156,7 +169,7 @@ class Reconciler:
                 raise
             made = await self._api.get(resource, namespace, name)
             if controller_of(made).get("uid") != job_uid:
-                raise
+                raise Again(f"{kind} {name} is somebody else's: who has the name is looked at.") from error
             logger.info("%s %s was there already.", kind, name)
         self._store.put(kind, made)
 

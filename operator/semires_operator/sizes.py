@@ -52,7 +52,7 @@ def disk_of(launch: Launch) -> Disk:
     """
     spec, measured = launch.job.spec, launch.preflight and launch.preflight.ephemeral_storage_bytes
     limit_of_cache = spec.cache.size_limit and bytes_of(spec.cache.size_limit)
-    if "ephemeral_storage" in launch.resources.model_fields_set:
+    if launch.resources.ephemeral_storage:
         request = limit = bytes_of(launch.resources.ephemeral_storage)
     elif spec.cache.claim:
         request = limit = SCRATCH_BYTES

@@ -34,7 +34,7 @@ def logs(name: str, cluster: Cluster, preflight: bool, as_json: bool, **wanted: 
     \b
     Examples:
       semires logs refcoco-1pct -f
-      semires logs refcoco-1pct --attempt 1 --json | jq .message
+      semires logs refcoco-1pct --attempt 1 --json
     """
     with cluster.client() as client:
         from semires_operator.client import LogRequest

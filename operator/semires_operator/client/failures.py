@@ -21,7 +21,7 @@ from semires_operator.client.errors import (
 from semires_operator.client.model import clean
 from semires_operator.names import GROUP, KIND, PLURAL
 
-INSTALL = "kubectl apply --server-side -k manifests/overlays/cluster-wide"
+INSTALL = "kubectl apply --server-side -k manifests/overlays/cluster"
 PREFIX = re.compile(r"^(Invalid value|Forbidden|Required value)(: (\"[^\"]*\"|[^ :]*|object))?: ")
 """What the server puts before a message of the CRD's rules: a kind, and the value where there is one."""
 TOO_MANY_REQUESTS, GONE = 429, 410

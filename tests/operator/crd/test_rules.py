@@ -157,6 +157,20 @@ CASES = [
         id="reserved-annotation",
     ),
     pytest.param(
+        "placed",
+        {"pod.volumes.0.name": "semires-cache", "pod.volumeMounts.0.name": "semires-cache"},
+        "pod.volumes[0].name",
+        '"semires-cache" is set',
+        id="reserved-volume",
+    ),
+    pytest.param(
+        "placed",
+        {"pod.volumeMounts.0.mountPath": "/dev/shm/"},
+        "pod.volumeMounts[0].mountPath",
+        '"/dev/shm/" is mounted',
+        id="reserved-folder",
+    ),
+    pytest.param(
         "placed", {"pod.volumeMounts.0.name": "lost"}, "pod.volumeMounts", 'no volume "lost"', id="mount-of-nothing"
     ),
 ]
@@ -182,6 +196,7 @@ ALLOWED = [
     pytest.param("small-model", {"training.optimizedTextLayers": ...}, id="as-many-layers-as-the-preset-or-all"),
     pytest.param("placed", {"pod.env.0.name": "AWSOME"}, id="variable-that-looks-reserved"),
     pytest.param("placed", {"pod.labels": {"dev/semires": "a"}}, id="label-that-looks-reserved"),
+    pytest.param("placed", {"pod.volumeMounts.0.mountPath": "/tmp/mine"}, id="folder-inside-a-reserved-one"),
     pytest.param("placed", {"pod.volumeMounts": ..., "pod.volumes": ...}, id="no-volumes"),
     pytest.param("published", {"storage": ..., "cache": {}}, id="no-storage-and-no-cache"),
 ]

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from testbed.semiresjobs import SPECS, Document, changed, changes, generic, manifest, places
-from testbed.verdicts import CRD_FILE
 
 from semires_operator import cel
-from semires_operator.crd import MAX_BYTES, build_crd, crd_text, main, spec_schema, status_schema
+from semires_operator.crd import MAX_BYTES, build_crd, crd_text, files, main, spec_schema, status_schema
 from semires_trainer.config import json_schema, parse_job, resolve, training_hash
 from semires_trainer.errors import ConfigError
 from semires_trainer.presets import BY_PATH, PRESET_NAMES
 
+ROOT = Path(__file__).parents[3]
 SPEC, STATUS = spec_schema(), status_schema()
 
 
@@ -37,15 +37,15 @@ FIELDS = [*fields(SPEC, "spec"), *fields(STATUS, "status")]
 BOUNDS = {"string": "maxLength", "integer": "maximum", "array": "maxItems"}
 
 
-def test_the_file_is_up_to_date() -> None:
-    assert CRD_FILE.read_text(encoding="utf-8") == crd_text(), "run `make generate`"
+@pytest.mark.parametrize("name", sorted(files()))
+def test_a_generated_file_is_up_to_date(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == files()[name], "run `make generate`"
 
 
 def test_check_fails_and_says_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "crd" / "crd.yaml"
     options = (["--check"], ["--write"], ["--check"])
 
-    results = [CliRunner().invoke(main, [*option, "--path", str(path)]) for option in options]
+    results = [CliRunner().invoke(main, [*option, "--root", str(tmp_path)]) for option in options]
 
     assert [result.exit_code for result in results] == [1, 0, 0]
     assert "make generate" in results[0].output

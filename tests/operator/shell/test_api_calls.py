@@ -139,8 +139,13 @@ def test_no_answer_is_waited_for_a_bounded_time(with_api, api_namespace, proxy):
     proxy.interference = Always(Fault.HOLD)
     began = time.monotonic()
 
-    with pytest.raises(kube.ApiError, match="Timeout"):
-        with_api(lambda api: api.get(CONFIG, api_namespace, "x", seconds=1))
+    async def test(api):
+        with pytest.raises(kube.ApiError, match="Timeout"):
+            await api.get(CONFIG, api_namespace, "x", seconds=1)
+        proxy.interference = Interference()
+        proxy.release()
+
+    with_api(test)
 
     assert time.monotonic() - began < 3
 

@@ -92,8 +92,8 @@ class Resources(Section):
     """CPUs of each pod."""
     memory: Quantity = "64Gi"
     """Memory of each pod."""
-    ephemeral_storage: Quantity = "100Gi"
-    """Local disk of each pod."""
+    ephemeral_storage: Quantity | None = None
+    """Local disk of each pod. Default: what the preflight has measured, and room for temporary files."""
     shm: Quantity = "8Gi"
     """Size of /dev/shm, counted as memory."""
 

@@ -59,6 +59,9 @@ AnnotationValue = Annotated[str, Field(strict=True, max_length=8192)]
 Weight = Annotated[int, Field(strict=True, ge=1, le=100)]
 
 RESERVED_ENVIRONMENT = re.compile(r"^(AWS_.*|PET_.*|SEMIRES_.*|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_.*)$")
+RESERVED_VOLUMES = re.compile(r"^semires-.*$")
+RESERVED_FOLDERS = re.compile(r"^/(tmp|dev/shm|home/semires|var/cache/semires|etc/semires)/*$")
+"""Where the operator mounts volumes of its own; folders inside may be mounted."""
 RESERVED_KEYS = re.compile(r"^([a-z0-9.-]*\.)?(semires\.dev|kubeflow\.org|kueue\.x-k8s\.io)/")
 
 
@@ -295,6 +298,8 @@ class Volume(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Volume:
+        if RESERVED_VOLUMES.match(self.name):
+            raise contradiction("name", f'"{self.name}" is set by the operator', "choose a name without semires-")
         sources = (self.config_map, self.secret, self.persistent_volume_claim, self.empty_dir)
         if sum(source is not None for source in sources) != 1:
             raise contradiction(
@@ -316,6 +321,12 @@ class VolumeMount(Section):
     """Folder inside the volume."""
     read_only: Flag = False
     """Mount without write access."""
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> VolumeMount:
+        if RESERVED_FOLDERS.match(self.mount_path):
+            raise contradiction("mountPath", f'"{self.mount_path}" is mounted by the operator', "mount it elsewhere")
+        return self
 
 
 class PullSecret(Section):
