@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from testbed import programs
 from testbed.api_cluster import free_ports
 from testbed.cluster import REPOSITORY, Cluster, Object
 from testbed.waiting import wait_until
@@ -51,7 +52,7 @@ def rights(cluster: Cluster, namespace: str, *, overlay: str = "namespaced") -> 
 @functools.cache
 def _manifests(overlay: str) -> tuple[Object, ...]:
     folder = REPOSITORY / "manifests" / "overlays" / overlay
-    text = subprocess.run(["kubectl", "kustomize", str(folder)], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([str(programs.KUBECTL.path), "kustomize", str(folder)], check=True, capture_output=True, text=True).stdout
     return tuple(yaml.safe_load_all(text))
 
 

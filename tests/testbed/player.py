@@ -70,6 +70,8 @@ class Player:
         self.script = script or Script()
         self.created: dict[str, set[str]] = {}
         """UIDs by name of all children that were ever seen."""
+        self.training_pod: Object | None = None
+        """The newest that runs."""
         self._api = ApiClient(kubeconfig, namespace)
         self._namespace = namespace
         self._over = threading.Event()
@@ -155,6 +157,7 @@ class Player:
         if phase == "Pending" and self.script.status is None and self.script.runs:
             self._run(pod, role)
         if phase == "Running":
+            self.training_pod = pod if role == "training" else self.training_pod
             end = (self.script.training if role == "training" else self.script.preflight)(attempt)
             began = status["containerStatuses"][0]["state"]["running"]["startedAt"]
             if end is not None and time.time() >= _seconds(began) + end.after:
@@ -203,6 +206,29 @@ def outcome_of(pod: Object, attempt: int, *, exit_code: int, preflight: bool, **
         **more,
     }
     return json.dumps(document)
+
+
+def progress_of(pod: Object | None) -> bytes:
+    """What a trainer in this pod answers."""
+    if pod is None:
+        return b""
+    labels = pod["metadata"]["labels"]
+    document = {
+        "schemaVersion": 1,
+        "jobUid": labels["semires.dev/job-uid"],
+        "attempt": int(labels["semires.dev/attempt"]),
+        "podUid": pod["metadata"]["uid"],
+        "stage": "train",
+        "epoch": 1,
+        "epochs": 4,
+        "step": 10,
+        "steps": 40,
+        "progressPercentage": 25,
+        "metrics": [{"name": "loss", "value": "0.5"}],
+        "lastUpdatedTime": _now(),
+        "lastCheckpoint": None,
+    }
+    return json.dumps(document).encode()
 
 
 def _owner(pod: Object) -> str:
