@@ -110,8 +110,10 @@ def _can_save(look: Look) -> bool:
 
 def _ask(look: Look) -> Step:
     asked = [AskCheckpoint(pod=pod.name, ip=pod.ip) for pod in look.running_pods if pod.ip]
-    message = f"{_why(look)} A checkpoint is waited for, until {_stopping(look).deadline:%H:%M:%S} UTC at most."
-    return look.say("Stopping", Reason.SAVING_CHECKPOINT, message, *asked, requeue=POLL_SECONDS)
+    deadline = _stopping(look).deadline
+    message = f"{_why(look)} A checkpoint is waited for, until {deadline:%H:%M:%S} UTC at most."
+    requeue = min(POLL_SECONDS, (deadline - look.now).total_seconds())
+    return look.say("Stopping", Reason.SAVING_CHECKPOINT, message, *asked, requeue=requeue)
 
 
 def _remove(look: Look) -> Step:
