@@ -17,9 +17,7 @@ METRIC_NAMES = ("loss", "learningRate", "imagesPerSecond", "matchRatio", "oIoU",
 MOST_METRICS = 64
 
 
-def read_answer(
-    content: bytes, *, job_uid: str, attempt: int, pod: str, pod_uid: str, now: datetime
-) -> Answer | None:
+def read_answer(content: bytes, *, job_uid: str, attempt: int, pod: str, pod_uid: str, now: datetime) -> Answer | None:
     """The answer that `content` is; None if it is no valid one, or speaks of another job, attempt or pod."""
     document = parse_object(content, longest=LONGEST_BYTES)
     if document is None or document.get("schemaVersion") != SCHEMA_VERSION:

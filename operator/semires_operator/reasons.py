@@ -1,7 +1,7 @@
 """Every reason that a status, a condition or an event of ours may carry, with its meaning and what to do.
 
-    python -m semires_operator.reasons             # the tables of docs/operations.md
-    python -m semires_operator.reasons --check     # exit 1 if the page is out of date
+python -m semires_operator.reasons             # the tables of docs/operations.md
+python -m semires_operator.reasons --check     # exit 1 if the page is out of date
 """
 
 from __future__ import annotations

@@ -91,7 +91,9 @@ class Bench:
 
     def wait_for_phase(self, *phases: str, name: str = "a", seconds: float = 60) -> Object:
         """The status of a job once it is in one of these phases."""
-        return self.wait(f"{name} is {phases}", lambda status: status.get("phase") in phases, name=name, seconds=seconds)
+        return self.wait(
+            f"{name} is {phases}", lambda status: status.get("phase") in phases, name=name, seconds=seconds
+        )
 
     def keep_alive(self) -> None:
         """What the kubelet does: start replicas that have ended again."""

@@ -52,7 +52,9 @@ def rights(cluster: Cluster, namespace: str, *, overlay: str = "namespaced") -> 
 @functools.cache
 def _manifests(overlay: str) -> tuple[Object, ...]:
     folder = REPOSITORY / "manifests" / "overlays" / overlay
-    text = subprocess.run([str(programs.KUBECTL.path), "kustomize", str(folder)], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run(
+        [str(programs.KUBECTL.path), "kustomize", str(folder)], check=True, capture_output=True, text=True
+    ).stdout
     return tuple(yaml.safe_load_all(text))
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from testbed.api_cluster import ApiCluster
 from testbed.api_client import Refused
+from testbed.api_cluster import ApiCluster
 from testbed.bench import Bench, bench
 from testbed.cluster import Object
 from testbed.player import End, Player, Script, end_pod
