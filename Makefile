@@ -9,12 +9,17 @@ PYTEST := $(THREADS) $(BIN)/python -m pytest
 TEST_PROCESSES ?= 2
 # All tests of a file in one process: what they share is made once. In order: the slow files come early.
 SPREAD := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
-CODE := trainer tests $(wildcard benchmarks examples)
+CODE := operator trainer tests $(wildcard benchmarks examples)
+
+# A Kubernetes of its own on this machine (docs/testbed.md); what it needs of the system it says, and never installs.
+TESTBED := PYTHONPATH=tests $(BIN)/python -m testbed
+GENERATORS := semires_trainer.reference_docs semires_operator.crd semires_operator.reasons semires_operator.cli.pictures
 
 .PHONY: help env quickstart test test-long benchmark lint format generate check-generated lock clean
+.PHONY: cluster-build cluster-up cluster-down cluster-demo e2e images
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 env: $(ENV) ## Make .venv with the locked packages and this project
 
@@ -39,17 +44,35 @@ lint: $(ENV) ## Style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
-	PYTHONPATH=trainer $(BIN)/lint-imports --no-cache
+	PYTHONPATH=operator:trainer $(BIN)/lint-imports --no-cache
 
 format: $(ENV) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format $(CODE)
 
-generate: $(ENV) ## Write the generated documentation
-	$(BIN)/python -m semires_trainer.reference_docs
+generate: $(ENV) ## Write what is generated: the CRD, reference pages, pictures
+	set -e; for module in $(GENERATORS); do $(BIN)/python -m $$module; done
 
-check-generated: $(ENV) ## Fail if the generated documentation is out of date
-	$(BIN)/python -m semires_trainer.reference_docs --check
+check-generated: $(ENV) ## Fail if anything generated is out of date
+	set -e; for module in $(GENERATORS); do $(BIN)/python -m $$module --check; done
+
+cluster-build: $(ENV) ## Build the programs of the test cluster, once: 15 minutes on two cores
+	$(TESTBED) build
+
+cluster-up: $(ENV) ## Start a real Kubernetes on this machine (as root) and say how to reach it
+	$(TESTBED) up
+
+cluster-down: $(ENV) ## End it and remove all that it wrote
+	$(TESTBED) down
+
+cluster-demo: $(ENV) ## From nothing to a trained SemiRESJob on a real cluster on this machine
+	PYTHONPATH=tests $(BIN)/python -m testbed.demo
+
+e2e: $(ENV) ## Train end to end on a real cluster on this machine (as root)
+	$(PYTEST) -m "not long" tests/e2e
+
+images: $(ENV) ## Build both container images in full with buildah
+	docker/build
 
 lock: $(ENV) ## Resolve the requirements files again (ARGS=--upgrade for the newest)
 	tools/lock $(ARGS)

@@ -7,6 +7,18 @@ from datetime import datetime
 from typing import Any, Literal
 
 
+class Unbuildable(ValueError):
+    """No child can be made of this spec on this cluster. `str()` names field, value and remedy.
+
+    Raised by those who build bodies; nothing is created until it is no more raised.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A value of reasons.Reason: EndpointNotAllowed, SpecInvalid."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Create:
     """POST an object; one of the same name that is ours counts as done."""

@@ -21,11 +21,20 @@ class Child:
     attempt: int
     created: datetime
     state: ChildState
+    reason: str = ""
+    """Why, in its controller's word: DeadlineExceeded, ..."""
     message: str = ""
     """What its controller says of the state."""
     suspended_by_others: bool = False
     """Created or Suspended because somebody (Kueue) set `suspend`; never by us."""
     deleting: bool = False
+    finished: datetime | None = None
+    """When it was first said to have Succeeded or Failed."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its controller will start no pod for it any more."""
+        return self.state in {"Succeeded", "Failed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

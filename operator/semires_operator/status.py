@@ -15,9 +15,7 @@ MAX_ATTEMPTS = 10
 MAX_MESSAGE, MAX_LOG_TAIL = 2048, 4096
 """Characters."""
 
-Phase = Literal[
-    "Pending", "Queued", "Preflight", "Running", "Stopping", "Suspended", "Retrying", "Succeeded", "Failed"
-]
+Phase = Literal["Pending", "Queued", "Preflight", "Running", "Stopping", "Suspended", "Retrying", "Succeeded", "Failed"]
 Word = Annotated[str, Field(max_length=64)]
 Name = Annotated[str, Field(max_length=253)]
 Sentence = Annotated[str, Field(max_length=MAX_MESSAGE)]
@@ -25,7 +23,7 @@ Uri = Annotated[str, Field(max_length=2048)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Decimal = Annotated[str, Field(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
@@ -193,6 +191,23 @@ class Provenance(_Part):
     """Of the operator that made the last attempt."""
 
 
+class Display(_Part):
+    """Figures as the printer columns show them: JSONPath can't write "12/40"."""
+
+    epoch: Word = ""
+    """12/40: epoch of the training stage, and how many there are."""
+    progress: Word = ""
+    """31%; with a question mark while the trainer can't be asked."""
+    eta: Word = ""
+    """5h02m: time that the run still needs, by the speeds known now."""
+    overall_iou: Annotated[Word, Field(alias="oIoU")] = ""
+    """47.31: oIoU of the final model, before that of the last evaluation; in percent."""
+    labeled: Word = ""
+    """1%, or the number of labelled images."""
+    refine: Word = ""
+    """CPI-U: the strategy of refinement, given or the preset's."""
+
+
 class Status(_Part):
     """How far, how good, what's wrong."""
 
@@ -213,7 +228,7 @@ class Status(_Part):
     failures: Count = 0
     """Attempts that count towards failurePolicy.backoffLimit."""
     free_retries: Count = 0
-    """Attempts in a row and in all that were lost and do not count: at most 50."""
+    """Attempts in all that were lost and do not count: at most 50."""
     retry_at: AwareDatetime | None = None
     """When the next attempt may begin."""
     micro_batch: Count | None = None
@@ -223,7 +238,7 @@ class Status(_Part):
     completion_time: AwareDatetime | None = None
     """When the job finished."""
     attempt_created_at: AwareDatetime | None = None
-    """When the child of the current attempt was seen first."""
+    """Since when the current attempt waits for its pods: it was begun, it passed its preflight, or it was evicted."""
     running_since: AwareDatetime | None = None
     """When the trainer of the current attempt began."""
     active_seconds: Count = 0
@@ -246,3 +261,5 @@ class Status(_Part):
     """Attempts that have ended, oldest first; at most 10 are kept."""
     provenance: Provenance | None = None
     """From what the results came."""
+    display: Display | None = None
+    """What the printer columns show."""

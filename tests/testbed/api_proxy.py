@@ -159,6 +159,34 @@ class KillAt(Interference):
         return Fault.RESET
 
 
+class KillAgain(Interference):
+    """Calls `kill` at each `step`-th request of those that `matches`, in turn before the API server sees it and after.
+
+    It counts anew after each time.
+    """
+
+    def __init__(self, step: int, kill: Callable[[], None], *, matches: Callable[[ApiRequest], bool]) -> None:
+        self.times = 0
+        """How often it was called."""
+        self._step, self._kill, self._matches = step, kill, matches
+        self._next = self._aim()
+
+    def _aim(self) -> KillAt:
+        return KillAt(self._step - 1, self._kill, after=self.times % 2 == 1, matches=self._matches)
+
+    def before(self, request: ApiRequest) -> Decision:
+        return self._count(self._next.before(request))
+
+    def after(self, request: ApiRequest) -> Decision:
+        return self._count(self._next.after(request))
+
+    def _count(self, decision: Decision) -> Decision:
+        if decision is not None:
+            self.times += 1
+            self._next = self._aim()
+        return decision
+
+
 class BlackHole(Interference):
     """Nothing is answered any more."""
 
@@ -172,6 +200,8 @@ class ApiProxy:
     def __init__(self, server: str, authority: certificates.Pair, folder: Path) -> None:
         """In front of `server`, an https URL, with a certificate of `authority` that is written to `folder`."""
         self.interference = Interference()
+        self.silent = False
+        """Whether nothing that watches tell reaches the client, although they stay open."""
         self.authority = authority
         url = urllib.parse.urlsplit(server)
         self.upstream = (url.hostname or "", url.port or 443)
@@ -369,9 +399,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.upstream.close()
             return
         self.server.proxy.note(request, response.status)
-        self._relay(response)
+        self._relay(response, request)
 
-    def _relay(self, response: http.client.HTTPResponse) -> None:
+    def _relay(self, response: http.client.HTTPResponse, request: ApiRequest) -> None:
         length = response.headers.get("Content-Length")
         self.send_response_only(response.status)
         for name, value in response.getheaders():
@@ -381,6 +411,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             while chunk := response.read1(CHUNK_BYTES):
+                if self.server.proxy.silent and request.verb == "watch":
+                    continue
                 self.wfile.write(chunk if length else b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 self.wfile.flush()
         except (OSError, http.client.HTTPException):  # cut on one side: the other side is to know

@@ -67,7 +67,8 @@ def _kill_pods() -> None:
 
 def _pods() -> list[int]:
     """Processes in the cgroup of pods."""
-    files = (file for root in _cgroups() for file in root.rglob("cgroup.procs"))
+    # os.walk passes over folders that go meanwhile; Path.rglob raises.
+    files = (Path(place) / "cgroup.procs" for root in _cgroups() for place, _, _ in os.walk(root))
     found: set[int] = set()
     for file in files:
         with contextlib.suppress(OSError):  # the cgroup has gone, or is not one of processes

@@ -144,16 +144,21 @@ def newest_valid(root: Path) -> Path | None:
 
 def read_progress(folder: Path, *, identity: str) -> Progress:
     """The progress a checkpoint holds; a checkpoint of another run (other training sections) is refused."""
-    content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return parse_progress((folder / STATE).read_bytes(), where=str(folder), identity=identity)
+
+
+def parse_progress(state: bytes, *, where: str, identity: str) -> Progress:
+    """The progress in the content of state.json; see `read_progress`."""
+    content = json.loads(state)
     if content.pop("schemaVersion", None) != SCHEMA_VERSION:
         raise WeightsError(
-            f"{folder} was written by another version",
+            f"{where} was written by another version",
             remedy="Use the version that wrote it, or start in another output",
         )
     found = content.pop("identity")
     if found != identity:
         raise WeightsError(
-            f"{folder} belongs to another training configuration ({found[:12]}, this one is {identity[:12]})",
+            f"{where} belongs to another training configuration ({found[:12]}, this one is {identity[:12]})",
             field="spec.output",
             remedy="Choose another output, or restore the manifest the run was started with",
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from semires_trainer import __version__
@@ -34,5 +36,16 @@ def main(debug: bool) -> None:
     share_cores()
 
 
-for _command in (run, train, propose, evaluate, predict, convert, data, plan, doctor):
+def _cluster_commands() -> tuple[click.Command, ...]:
+    """Commands of the extra `operator`, which say themselves if it is missing; none where its package is left out."""
+    try:
+        commands: tuple[click.Command, ...] = importlib.import_module("semires_operator.cli").COMMANDS
+    except ModuleNotFoundError as error:
+        if error.name not in {"semires_operator", "semires_operator.cli"}:
+            raise
+        return ()
+    return commands
+
+
+for _command in (run, train, propose, evaluate, predict, convert, data, plan, doctor, *_cluster_commands()):
     main.add_command(_command)

@@ -8,7 +8,7 @@ This is the one module of the trainer that the operator imports. The sections li
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -60,7 +60,7 @@ from semires_trainer.spec.resolved import (
     ResolvedTextDimensions,
     ResolvedTraining,
 )
-from semires_trainer.spec.scalars import RANGE_KEY, Section, Text, Uri, contradiction
+from semires_trainer.spec.scalars import MARKERS, RANGE_KEY, Section, Text, Uri, contradiction
 from semires_trainer.spec.training import (
     Batch,
     BurnInAugmentation,
@@ -136,8 +136,10 @@ __all__ = [
     "Training",
     "cluster_only_fields",
     "json_schema",
+    "marked_schema",
     "parse_job",
     "resolve",
+    "resolve_refinement",
     "resolved_to_dict",
     "training_hash",
 ]
@@ -229,8 +231,7 @@ class Spec(Cluster):
     def _text_layers_exist(self) -> Spec:
         sizes = self.model.text_dimensions
         wanted = self.training.optimized_text_layers
-        explicit = "optimized_text_layers" in self.training.model_fields_set
-        if sizes and explicit and wanted > sizes.layers:
+        if sizes and wanted is not None and wanted > sizes.layers:
             raise contradiction(
                 "training.optimizedTextLayers",
                 f"{wanted} is more than the {sizes.layers} layers of model.textDimensions",
@@ -291,13 +292,20 @@ def _snake_path(path: str) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the manifest; descriptions end with the range of decimals and the values per preset."""
+    schema = marked_schema()
+    _drop_markers(schema)
+    return schema
+
+
+def marked_schema() -> dict[str, Any]:
+    """`json_schema` with what the CRD is made of besides: the keys of `scalars.MARKERS`."""
     schema = SemiRESJob.model_json_schema(by_alias=True)
     for definition in schema["$defs"].values():
         for node in definition.get("properties", {}).values():
             # pydantic leaves out a field's description where it equals that of the section it refers to
             if "description" not in node:
                 node["description"] = _section_description(schema, node)
-            interval = _take_range(node)
+            interval = _range_in(node)
             if interval:
                 node["description"] += f" Decimal in {interval}, in quotes."
     _describe_presets(schema, schema["$defs"]["Spec"], "")
@@ -309,17 +317,24 @@ def _section_description(schema: dict[str, Any], node: dict[str, Any]) -> str:
     return str(schema["$defs"][target]["description"])
 
 
-def _take_range(node: Any) -> str:
-    """Remove the range markers below `node` and return the first."""
-    found = ""
+def _children(node: Any) -> Iterable[Any]:
     if isinstance(node, dict):
-        found = node.pop(RANGE_KEY, "")
-        children: list[Any] = list(node.values())
-    else:
-        children = node if isinstance(node, list) else []
-    for child in children:
-        found = _take_range(child) or found
-    return found
+        return node.values()
+    return node if isinstance(node, list) else ()
+
+
+def _range_in(node: Any) -> str:
+    """The range of the decimals at or below `node`."""
+    own = node.get(RANGE_KEY, "") if isinstance(node, dict) else ""
+    return own or next(filter(None, map(_range_in, _children(node))), "")
+
+
+def _drop_markers(node: Any) -> None:
+    if isinstance(node, dict):
+        for key in MARKERS & node.keys():
+            del node[key]
+    for child in _children(node):
+        _drop_markers(child)
 
 
 def _describe_presets(schema: dict[str, Any], definition: dict[str, Any], path: str) -> None:

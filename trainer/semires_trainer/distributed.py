@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from semires_trainer.gpus import device_of
+from semires_trainer.threads import available_cores
 
 CPU = torch.device("cpu")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -124,7 +125,7 @@ def fix_kernels(world: World, *, deterministic: bool) -> None:
         torch.set_num_threads(1)
     elif world.size > 1:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+        torch.set_num_threads(max(1, available_cores() // local_size))
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=world.device.type == "cuda")

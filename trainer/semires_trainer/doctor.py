@@ -15,6 +15,7 @@ from typing import Literal
 
 from semires_trainer.config import Resolved
 from semires_trainer.inputs import missing_inputs
+from semires_trainer.threads import available_cores
 
 Status = Literal["OK", "WARN", "FAIL"]
 
@@ -91,7 +92,7 @@ def gather_facts(output: Path) -> Facts:
         packages={name: _version(name) for name in (*REQUIRED, *OPTIONAL)},
         import_error=error,
         gpus=() if error else _gpus(),
-        cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_cores=available_cores(),
         memory_bytes=_memory_bytes(),
         folder=folder,
         folder_writable=os.access(folder, os.W_OK),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from semires_trainer.proposals.store import ProposalStore
 from semires_trainer.replication import spread
 from semires_trainer.signals import StopFlag, StopRequested
 from semires_trainer.telemetry import Reporter
+from semires_trainer.threads import available_cores
 
 IMAGES_WORTH_PROCESSES = 16
 """Fewer images than this a rank, of 0.02 to 0.7 s each, are segmented in the rank itself."""
@@ -172,7 +172,7 @@ def segmenting_processes(resolved: Resolved, world: World, *, images: int) -> in
     """
     if resolved.proposals.generator != "Felzenszwalb" or images < IMAGES_WORTH_PROCESSES * world.size:
         return 0
-    return (os.cpu_count() or 1) // world.size
+    return available_cores() // world.size
 
 
 def image_inputs(resolved: Resolved, materials: Materials, *, on_bad: OnBad | None = None) -> list[ImageInput]:

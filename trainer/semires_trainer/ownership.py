@@ -38,12 +38,13 @@ class Ownership:
         self._confirmed = 0
 
     def claim(self) -> Attempt:
-        """Become the owner; an attempt without a number gets the next one. Superseded if a newer one is."""
+        """Become the owner; an attempt without a number gets the next one. Superseded if a newer one of the job is."""
         for _ in range(ROUNDS):
             found, etag = self._read()
             newest = int(found["attempt"]) if found else 0
             attempt = self._attempt.numbered(self._attempt.number or newest + 1)
-            if newest > attempt.number:
+            # Attempts are counted per job: a job that was deleted and made again begins at 1 in its old output.
+            if newest > attempt.number and found["jobUid"] == attempt.job_uid:
                 raise self._superseded(found)
             written = self._write(attempt, etag)
             if written is not None:
@@ -77,7 +78,8 @@ class Ownership:
             return {}, ""
         try:
             found = json.loads(blob.data)
-            return {"attempt": int(found["attempt"]), "podUid": str(found["podUid"])}, blob.etag
+            attempt = int(found["attempt"])
+            return {"attempt": attempt, "podUid": str(found["podUid"]), "jobUid": str(found["jobUid"])}, blob.etag
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InfrastructureError(f"{self._uri} is no owner's record ({error})", remedy="Delete it") from error
 

@@ -106,6 +106,7 @@ HYPERPARAMETERS: tuple[Hyperparameter, ...] = (
     _same("training.jitter.contrast", "0.25", "Official code: factor 0.75 to 1.25"),
     _same("training.jitter.saturation", "0.25", "Official code: factor 0.75 to 1.25"),
     _same("training.jitter.hue", "0.25", "Official code: shift of at most 0.25"),
+    _same("training.optimizedTextLayers", 10, "LAVT: encoder layers 0 to 9 of 12; official code"),
     _same("training.burnInAugmentation", "None", "Official code: no augmentation of labelled images"),
     _row(
         "training.patience",
@@ -139,7 +140,6 @@ FIXED_SOURCES: dict[str, str] = {
     "proposals.felzenszwalb.sigma": "Default of scikit-image",
     "proposals.felzenszwalb.minSize": "Default of scikit-image",
     "proposals.felzenszwalb.nmsIou": "Ours",
-    "training.optimizedTextLayers": "LAVT: encoder layers 0 to 9 of 12; official code",
     "training.trainEmbeddings": "LAVT: embeddings are not in the optimizer; official code",
 }
 """Hyper-parameters that are the same in every preset and have their default in the schema, with their

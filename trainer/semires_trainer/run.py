@@ -31,6 +31,7 @@ from semires_trainer.stages import EVALUATION_BATCH, Run, burn_in, evaluate_all,
 from semires_trainer.steps import Compute
 from semires_trainer.storage import Storage
 from semires_trainer.telemetry import Phase, Reporter, ReportFiles, null_reporter, open_reporter
+from semires_trainer.threads import available_cores
 
 
 def run_rank(resolved: Resolved, *, orders: Orders, control: ControlFolder, stop: StopFlag) -> None:
@@ -190,5 +191,5 @@ def loader_workers(training: ResolvedTraining, world: World) -> int:
         return training.workers
     if world.device.type == "cpu":
         return 0
-    per_rank = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    per_rank = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(8, per_rank - 1))

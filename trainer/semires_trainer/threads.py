@@ -1,4 +1,5 @@
-"""How threads of one process wait for each other. Set before torch is imported: OpenMP reads it when it is loaded."""
+"""Cores and threads: how many this process may use, and how threads wait for each other. No torch: OpenMP reads its
+variables when it is loaded."""
 
 from __future__ import annotations
 
@@ -16,3 +17,17 @@ def share_cores() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, at least 1.
+
+    A container with a CPU limit still sees all cores of its node: the operator says how many are its own in
+    PYTHON_CPU_COUNT, which Python itself reads from 3.13 on (docs.python.org, "os.process_cpu_count").
+    """
+    told = os.environ.get("PYTHON_CPU_COUNT", "")
+    if told.isdecimal():
+        return max(1, int(told))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -77,6 +77,11 @@ CASES = [
         id="fast-mode",
     ),
     pytest.param(
+        {"spec.proposals": {"sam": SAM | {"model": "Custom"}}},
+        "spec.proposals.sam.sha256: is missing: only the three public files are known. Add the sha256 of the file",
+        id="custom-sam-without-checksum",
+    ),
+    pytest.param(
         {"spec.proposals": {"sam": SAM | {"sha256": "abc"}}},
         'spec.proposals.sam.sha256: "abc" has the wrong form',
         id="short-checksum",
@@ -319,7 +324,7 @@ def test_a_contradiction_is_one_line_with_path_value_and_remedy(
         ),
         pytest.param(
             {"spec.training.learningRate": "fast"},
-            'spec.training.learningRate: "fast" has the wrong form. It must match ',
+            'spec.training.learningRate: "fast" is not a decimal number. Write one in (0, 1000000], such as "0.5"',
             id="word-for-a-decimal",
         ),
         pytest.param(

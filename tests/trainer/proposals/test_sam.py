@@ -139,6 +139,12 @@ def test_weights_of_another_size_than_the_named_model_are_refused_and_both_are_n
         SamProposer.load(section)
 
 
+def test_a_custom_model_has_the_size_that_its_file_tells(weights: Path, image: NDArray[np.uint8]) -> None:
+    section = dataclasses.replace(SECTION, model="Custom", weights=str(weights), sha256=sha256(weights))
+
+    assert SamProposer.load(section).propose(image)
+
+
 def test_a_wrong_checksum_names_both(weights: Path) -> None:
     section = dataclasses.replace(SECTION, weights=str(weights))
 

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,6 +65,19 @@ def test_an_attempt_without_a_number_takes_over_with_the_next_one(place: Place, 
     assert second.claim().number == 2
     assert publishes(second)
     assert not publishes(first)
+
+
+def test_a_job_that_was_made_again_takes_the_output_over_with_its_first_attempt(
+    place: Place, attempt: MakeAttempt
+) -> None:
+    output, open_storage = place
+    deleted = Ownership(open_storage(), output, attempt("a", 5))
+    again = Ownership(open_storage(), output, replace(attempt("b", 1), job_uid="job-2"))
+    deleted.claim()
+
+    assert again.claim().number == 1
+    assert publishes(again)
+    assert not publishes(deleted)
 
 
 def test_an_older_attempt_that_comes_back_is_told_who_owns_the_output(place: Place, attempt: MakeAttempt) -> None:

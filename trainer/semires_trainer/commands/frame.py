@@ -43,8 +43,8 @@ class Program(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own, and a reader such as `head` that has seen enough
         except Exception:
             traceback.print_exc()
             click.secho("This is a bug in semires. Please report it with the lines above.", fg="red", err=True)

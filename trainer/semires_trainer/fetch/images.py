@@ -47,11 +47,7 @@ def fetch_images(node: Node, source: Source, names: Sequence[str]) -> Path:
 
 def _fetch_objects(node: Node, source: FolderSource, names: Sequence[str]) -> Path:
     """One folder for each prefix: an object that is replaced replaces its file."""
-    _check_present([name for name in names if name not in source.files], names, source.uri)
-    wanted = {name: source.files[name] for name in names}
-    for name, stat in wanted.items():
-        check_name(name, source.uri)
-        check_size(stat.size, name, source.uri)
+    wanted = find_objects(source, names)
     size = sum(stat.size for stat in wanted.values())
     node.tally.begin(FIELD, source.uri, files=len(wanted), size=size)
     with open_shelf(node.cache / "images" / key_of(source.uri.rstrip("/")), node.should_stop) as shelf:
@@ -70,6 +66,16 @@ def _fetch_objects(node: Node, source: FolderSource, names: Sequence[str]) -> Pa
         for _ in in_order(fetch, list(missing.items()), threads=THREADS):
             pass
         return shelf.folder
+
+
+def find_objects(source: FolderSource, names: Sequence[str]) -> dict[str, Stat]:
+    """The objects of the images `names`; DataError as `fetch_images`."""
+    check_present([name for name in names if name not in source.files], names, source.uri)
+    wanted = {name: source.files[name] for name in names}
+    for name, stat in wanted.items():
+        check_name(name, source.uri)
+        check_size(stat.size, name, source.uri)
+    return wanted
 
 
 def _holds(shelf: Shelf, name: str, stat: Stat) -> bool:
@@ -103,7 +109,7 @@ def _fetch_members(node: Node, source: ObjectSource, names: Sequence[str]) -> Pa
 def _unzip(node: Node, shelf: Shelf, reader: ZipReader, names: Sequence[str]) -> None:
     uri = reader.file.stat.uri
     reader.open()
-    _check_present(reader.missing(names), names, uri)
+    check_present(reader.missing(names), names, uri)
     batches = reader.batches(names)
     check_room(shelf.folder, sum(batch.size for batch in batches), what=uri)
     node.tally.expect(sum(len(batch.span) for batch in batches))
@@ -127,10 +133,10 @@ def _untar(node: Node, shelf: Shelf, remote: RangedFile, names: Sequence[str]) -
             if name not in found:
                 node.tally.finished()
             found.add(name)
-    _check_present([name for name in names if name not in found], names, remote.stat.uri)
+    check_present([name for name in names if name not in found], names, remote.stat.uri)
 
 
-def _check_present(absent: Sequence[str], names: Sequence[str], uri: str) -> None:
+def check_present(absent: Sequence[str], names: Sequence[str], uri: str) -> None:
     """DataError naming the first images that are not there."""
     if absent:
         problem = f"{len(absent)} of {len(names)} images are not in {uri}, first: {', '.join(absent[:3])}"

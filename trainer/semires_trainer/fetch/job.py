@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +54,11 @@ def fetch_inputs(
     storage: Storage,
     cache: Path,
     *,
+    fields: Collection[str] | None = None,
     report: Callable[[FetchProgress], None] | None = None,
     should_stop: Callable[[], bool],
 ) -> Places:
-    """Bring every s3:// input of a job into `cache`, which jobs and attempts on this node share.
+    """Bring every s3:// input of a job (with `fields`: only these) into `cache`, which all runs on this node share.
 
     Safe to be killed at any instant and to run in several processes at once: each object is fetched once, and counts
     only when it is whole. What is here already, with the same etag, is not fetched again. Plain paths, file:// and
@@ -73,7 +74,7 @@ def fetch_inputs(
         return Places(paths=paths)
     node = Node(storage=storage.stopping(should_stop), cache=cache, tally=tally, should_stop=should_stop)
     try:
-        paths |= _fetch_all(node, resolved, paths)
+        paths |= _fetch_all(node, resolved, paths, fields)
     except Cancelled:
         raise StopRequested(143, "What was fetched is kept; start again to go on.") from None
     return Places(
@@ -91,12 +92,25 @@ def _input_uris(resolved: Resolved) -> list[tuple[str, str]]:
     return [*listed, (BERT, resolved.model.bert)] if resolved.model.init_from else listed
 
 
-def _fetch_all(node: Node, resolved: Resolved, paths: Mapping[str, str]) -> dict[str, str]:
-    wants = {field: _want(resolved, field, uri) for field, uri in input_uris(resolved) if uri.startswith(S3)}
-    sources = {field: _find(node, want) for field, want in wants.items()}
-    if _reads_vocabulary_of_bert(resolved, sources.get(INIT_FROM)):
-        wants[BERT] = Want(field=BERT, uri=resolved.model.bert, find=_find_vocabulary)
-        sources[BERT] = _find(node, wants[BERT])
+def wanted_inputs(resolved: Resolved) -> dict[str, Want]:
+    """What a job reads from a storage service, by the manifest's field."""
+    return {field: _want(resolved, field, uri) for field, uri in input_uris(resolved) if uri.startswith(S3)}
+
+
+def find_input(storage: Storage, want: Want) -> Source:
+    """What lies behind the URI of an input; failures name its field."""
+    with naming(want.field, want.uri):
+        return want.find(storage, want.uri)
+
+
+def _fetch_all(
+    node: Node, resolved: Resolved, paths: Mapping[str, str], fields: Collection[str] | None
+) -> dict[str, str]:
+    wants = {field: want for field, want in wanted_inputs(resolved).items() if fields is None or field in fields}
+    sources = {field: find_input(node.storage, want) for field, want in wants.items()}
+    if fields is None and (vocabulary := vocabulary_of_bert(resolved, sources.get(INIT_FROM))) is not None:
+        wants[BERT] = vocabulary
+        sources[BERT] = find_input(node.storage, vocabulary)
     fetched: dict[str, str] = {}
     for field in sorted(wants, key=[ANNOTATIONS, IMAGE_IDS, IMAGES, *wants].index):
         local = localize(resolved, Places(paths={**paths, **fetched}))
@@ -135,19 +149,16 @@ def _find_vocabulary(storage: Storage, uri: str) -> Source:
     return find_files(storage, [{VOCAB_FILE: f"{uri.rstrip('/')}/{VOCAB_FILE}"}])
 
 
-def _reads_vocabulary_of_bert(resolved: Resolved, checkpoint: Source | None) -> bool:
-    """Whether a start from a checkpoint reads vocab.txt of a `bert` in a storage service."""
+def vocabulary_of_bert(resolved: Resolved, checkpoint: Source | None) -> Want | None:
+    """vocab.txt of a `bert` in a storage service, if a start from a checkpoint (if it lies there too) reads it."""
     model = resolved.model
     if not model.init_from or model.vocab or not model.bert.startswith(S3):
-        return False
+        return None
     if isinstance(checkpoint, FolderSource):
-        return VOCAB_FILE not in checkpoint.files
-    return not (Path(model.init_from.removeprefix("file://")).expanduser() / VOCAB_FILE).is_file()
-
-
-def _find(node: Node, want: Want) -> Source:
-    with naming(want.field, want.uri):
-        return want.find(node.storage, want.uri)
+        is_there = VOCAB_FILE in checkpoint.files
+    else:
+        is_there = (Path(model.init_from.removeprefix("file://")).expanduser() / VOCAB_FILE).is_file()
+    return None if is_there else Want(field=BERT, uri=model.bert, find=_find_vocabulary)
 
 
 def _fetch(node: Node, want: Want, source: Source, images: Sequence[str]) -> Path:
@@ -159,7 +170,7 @@ def _fetch(node: Node, want: Want, source: Source, images: Sequence[str]) -> Pat
             except ObjectChanged:
                 if changes == 1:
                     raise
-                source = _find(node, want)
+                source = find_input(node.storage, want)
     raise AssertionError("not reached")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from skimage.segmentation import felzenszwalb
 
 from semires_trainer.proposals.masks import Proposal, Rle, encode_runs
 
@@ -65,6 +64,9 @@ class FelzenszwalbProposer:
     def _segment(self, image_HW3: NDArray[np.uint8], scale: float) -> Labels:
         if min(image_HW3.shape[:2]) < 2:
             return np.zeros(image_HW3.shape[:2], dtype=np.int64)
+        # Imported here: it takes a second, and whoever asks for the key of a store segments nothing.
+        from skimage.segmentation import felzenszwalb
+
         labels: Labels = felzenszwalb(image_HW3, scale=scale, sigma=self.sigma, min_size=self.min_size)
         return labels
 

@@ -66,7 +66,8 @@ class SamProposer:
         path = Path(section.weights).expanduser()
         check_file(path, sha256=expected_sha256(section))
         state = load_state(path)
-        found, named = _architecture(state, path), public_architecture(section.model)
+        found = _architecture(state, path)
+        named = found if section.model == "Custom" else public_architecture(section.model)
         if found != named:
             raise WeightsError(
                 f"{path} holds a SAM with {found}, but {section.model} has {named}",

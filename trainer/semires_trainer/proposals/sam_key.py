@@ -13,6 +13,9 @@ PUBLIC_SHA256 = {
 }
 """sha256 of the three published files."""
 
+PUBLIC_BYTES = {"ViTH": 2_564_550_879, "ViTL": 1_249_524_607, "ViTB": 375_042_383}
+"""Their sizes."""
+
 
 def expected_sha256(section: ResolvedSam) -> str:
     """The checksum that the weights file must have: the one given, else that of the published file."""

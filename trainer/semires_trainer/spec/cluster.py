@@ -5,20 +5,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from semires_trainer.spec.pod import Pod
 from semires_trainer.spec.scalars import (
     DnsLabel,
     DnsName,
     Flag,
+    FormText,
     Natural,
     Quantity,
     Seconds,
     Section,
-    Text,
+    Unique,
     contradiction,
-    unique,
 )
 
 __all__ = [
@@ -34,6 +34,26 @@ __all__ = [
 ]
 
 ExitCode = Annotated[int, Field(strict=True, ge=1, le=255)]
+PodReason = Annotated[
+    str, FormText(pattern=r"^[A-Za-z]+$", words="write one word, such as OOMKilled or Evicted", max_length=64)
+]
+Region = Annotated[str, FormText(pattern=r"^[a-z0-9-]+$", words="write a region, such as eu-central-1", max_length=32)]
+GpuResource = Annotated[
+    str,
+    FormText(
+        pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+        words="write domain/name, such as nvidia.com/gpu",
+        max_length=128,
+    ),
+]
+Image = Annotated[
+    str,
+    FormText(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$",
+        words="write registry/name:tag or registry/name@sha256:...",
+        max_length=500,
+    ),
+]
 
 
 class Storage(Section):
@@ -41,7 +61,7 @@ class Storage(Section):
 
     endpoint: DnsLabel = "default"
     """Name of an endpoint from the administrator's list; locally given by --endpoint NAME=URL."""
-    region: Annotated[Text, Field(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
+    region: Region | None = None
     """Region, if the endpoint's own does not fit."""
     credentials_secret: DnsName | None = None
     """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN."""
@@ -66,14 +86,14 @@ class Resources(Section):
     """Pods, one per node."""
     gpus_per_node: Annotated[int, Field(strict=True, ge=0, le=16)] = 4
     """GPUs of each pod; 0 trains on the CPU."""
-    gpu_resource: Annotated[Text, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=128)] = "nvidia.com/gpu"
+    gpu_resource: GpuResource = "nvidia.com/gpu"
     """Name of the GPU resource."""
     cpu: Quantity = "16"
     """CPUs of each pod."""
     memory: Quantity = "64Gi"
     """Memory of each pod."""
-    ephemeral_storage: Quantity = "100Gi"
-    """Local disk of each pod."""
+    ephemeral_storage: Quantity | None = None
+    """Local disk of each pod. Default: what the preflight has measured, and room for temporary files."""
     shm: Quantity = "8Gi"
     """Size of /dev/shm, counted as memory."""
 
@@ -81,18 +101,9 @@ class Resources(Section):
 class FailureRule(Section):
     """What to do about one kind of failure. Exactly one of exitCodes, podReasons."""
 
-    exit_codes: Annotated[tuple[ExitCode, ...], Field(min_length=1, max_length=64), AfterValidator(unique)] | None = (
-        None
-    )
+    exit_codes: Annotated[tuple[ExitCode, ...], Field(min_length=1, max_length=64), Unique()] | None = None
     """Exit codes of the trainer, 1 to 255."""
-    pod_reasons: (
-        Annotated[
-            tuple[Annotated[Text, Field(pattern=r"^[A-Za-z]{1,64}$")], ...],
-            Field(min_length=1, max_length=32),
-            AfterValidator(unique),
-        ]
-        | None
-    ) = None
+    pod_reasons: Annotated[tuple[PodReason, ...], Field(min_length=1, max_length=32), Unique()] | None = None
     """Reasons of the pod, e.g. OOMKilled, Evicted."""
     action: Literal["Retry", "RetryFree", "Fail"]
     """Retry counts towards backoffLimit, RetryFree does not, Fail ends the job."""
@@ -155,7 +166,7 @@ class Cache(Section):
 class Cluster(Section):
     """The cluster-only keys of `spec`; `Spec` inherits them."""
 
-    image: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", max_length=500)] | None = None
+    image: Image | None = None
     """Container image. Default: the trainer image of the operator's release."""
     resources: Resources = Resources()
     """Size of the training pods."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from semires_trainer.spec.scalars import (
+    FormText,
     Natural,
     NonNegative,
     Percent,
@@ -15,11 +16,10 @@ from semires_trainer.spec.scalars import (
     Section,
     Sha256,
     Share,
-    Text,
+    Unique,
     Uri,
     WeightsUri,
     contradiction,
-    unique,
 )
 
 DatasetName = Literal["RefCOCO", "RefCOCOPlus", "GRefUMD", "GRefGoogle", "Custom"]
@@ -35,8 +35,15 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """Splits evaluated by default. For the published datasets these are also all there are; Custom may name its
 own."""
 
-SplitName = Annotated[Text, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
-ImageId = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+SplitName = Annotated[
+    str,
+    FormText(
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
+        words="use letters, digits, dashes and underscores, a letter first",
+        max_length=32,
+    ),
+]
+ImageId = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
 
 
 class Labeled(Section):
@@ -46,9 +53,7 @@ class Labeled(Section):
     """Share of the training images that are labelled, in percent. The paper uses 0.5, 1, 2 and 5."""
     seed: Natural = 0
     """Seed of the draw; 0 gives the official split."""
-    image_ids: Annotated[tuple[ImageId, ...], Field(min_length=1, max_length=5000), AfterValidator(unique)] | None = (
-        None
-    )
+    image_ids: Annotated[tuple[ImageId, ...], Field(min_length=1, max_length=5000), Unique()] | None = None
     """The labelled images by id, at most 5,000; for more use imageIdsFile."""
     image_ids_file: Uri | None = None
     """A text file with one image id per line, or a JSON list of ids."""
@@ -63,8 +68,6 @@ class Labeled(Section):
                 f"exactly one of percent, imageIds, imageIdsFile is needed, got {found}",
                 "keep one of them",
             )
-        if self.percent is None and "seed" in self.model_fields_set:
-            raise contradiction("seed", "a seed has no effect on a list of image ids", "remove it")
         return self
 
 
@@ -87,10 +90,16 @@ class Dataset(Section):
     """Training images that may turn out unreadable, damaged or of another size than annotated before the run
     stops (exit code 3); each is replaced by other samples and listed in bad-images.json. May be changed between
     two starts. Evaluation images are never replaced: a bad one stops the run."""
-    evaluate: Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=16), AfterValidator(unique)] | None = None
+    evaluate: Annotated[tuple[SplitName, ...], Field(min_length=1, max_length=16), Unique(ordered=True)] | None = None
     """Splits to evaluate, the first also selects the best model.
     Default: val, testA, testB for RefCOCO and RefCOCOPlus; val, test for GRefUMD; val for GRefGoogle and
     Custom."""
+
+    @model_validator(mode="after")
+    def _seed_has_an_effect(self) -> Dataset:
+        if self.labeled.seed and self.labeled.percent is None and self.unlabeled_limit is None:
+            raise contradiction("labeled.seed", "a seed has no effect on a list of image ids", "remove it")
+        return self
 
     @model_validator(mode="after")
     def _splits_exist(self) -> Dataset:
@@ -105,8 +114,8 @@ class Dataset(Section):
 class Sam(Section):
     """Segment Anything's automatic mask generator. The defaults are its own, which the paper used."""
 
-    model: Literal["ViTH", "ViTL", "ViTB"] = "ViTH"
-    """Architecture; checked against the shapes in the weights file."""
+    model: Literal["ViTH", "ViTL", "ViTB", "Custom"] = "ViTH"
+    """Architecture; checked against the shapes in the weights file. Custom: as these shapes tell; needs sha256."""
     weights: WeightsUri
     """The checkpoint, e.g. sam_vit_h_4b8939.pth."""
     sha256: Sha256 | None = None
@@ -136,12 +145,19 @@ class Sam(Section):
             raise contradiction("mode", "Fast is not available yet", "use Exact, or leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _custom_file_is_known(self) -> Sam:
+        if self.model == "Custom" and self.sha256 is None:
+            problem = "is missing: only the three public files are known"
+            raise contradiction("sha256", problem, "add the sha256 of the file")
+        return self
+
 
 class Felzenszwalb(Section):
     """Graph-based segmentation on the CPU, no weights needed: for the synthetic benchmark and small
     machines."""
 
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16), AfterValidator(unique)] = (
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16), Unique(ordered=True)] = (
         50,
         100,
         200,

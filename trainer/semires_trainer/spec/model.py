@@ -19,6 +19,7 @@ from semires_trainer.spec.scalars import (
 )
 
 Backbone = Literal["SwinTiny", "SwinSmall", "SwinBase", "SwinLarge"]
+Heads = Annotated[int, Field(strict=True, ge=1, le=4096)]
 Strategy = Literal["CPI-U", "CPI", "CPI-O", "IOM", "None"]
 
 THRESHOLDS: dict[str, tuple[str, ...]] = {
@@ -38,7 +39,7 @@ class Dimensions(Section):
     """Channels of the first stage; doubles at each of the next three."""
     depths: Annotated[tuple[Positive, ...], Field(min_length=4, max_length=4)]
     """Blocks of the four stages."""
-    heads: Annotated[tuple[Positive, ...], Field(min_length=4, max_length=4)]
+    heads: Annotated[tuple[Heads, ...], Field(min_length=4, max_length=4)]
     """Attention heads of the four stages; each divides the stage's channels."""
     window: Annotated[int, Field(strict=True, ge=2, le=32)]
     """Side of the attention window, in tokens of 4 x 4 pixels."""

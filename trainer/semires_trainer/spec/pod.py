@@ -13,24 +13,55 @@ from semires_trainer.spec.scalars import (
     DnsLabel,
     DnsName,
     Flag,
+    FormText,
+    LongText,
     Natural,
     Quantity,
     Section,
     Text,
+    Unique,
     contradiction,
 )
 
 LabelKey = Annotated[
-    Text,
-    Field(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"),
+    str,
+    FormText(
+        pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        words="write name or domain/name, such as example.com/zone",
+        max_length=317,
+    ),
 ]
 LabelValue = Annotated[
-    str, Field(strict=True, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", max_length=63)
+    str,
+    FormText(
+        pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$",
+        words="use letters, digits, dashes, dots and underscores, and a letter or digit at both ends",
+        max_length=63,
+        min_length=0,
+    ),
+]
+VariableName = Annotated[
+    str,
+    FormText(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        words="use letters, digits and underscores, and no digit first",
+        max_length=256,
+    ),
+]
+ObjectKey = Annotated[
+    str,
+    FormText(pattern=r"^[-._A-Za-z0-9]+$", words="use letters, digits, dots, dashes and underscores", max_length=253),
+]
+MountPath = Annotated[
+    str, FormText(pattern=r"^/[^:]+$", words="write an absolute path without a colon", max_length=512)
 ]
 AnnotationValue = Annotated[str, Field(strict=True, max_length=8192)]
 Weight = Annotated[int, Field(strict=True, ge=1, le=100)]
 
 RESERVED_ENVIRONMENT = re.compile(r"^(AWS_.*|PET_.*|SEMIRES_.*|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_.*)$")
+RESERVED_VOLUMES = re.compile(r"^semires-.*$")
+RESERVED_FOLDERS = re.compile(r"^/(tmp|dev/shm|home/semires|var/cache/semires|etc/semires)/*$")
+"""Where the operator mounts volumes of its own; folders inside may be mounted."""
 RESERVED_KEYS = re.compile(r"^([a-z0-9.-]*\.)?(semires\.dev|kubeflow\.org|kueue\.x-k8s\.io)/")
 
 
@@ -47,7 +78,7 @@ class KeyRef(Section):
 
     name: DnsName
     """Name of the object."""
-    key: Annotated[Text, Field(pattern=r"^[-._A-Za-z0-9]+$", max_length=253)]
+    key: ObjectKey
     """Key inside it."""
     optional: Flag = False
     """Start also when it is absent."""
@@ -71,9 +102,9 @@ class EnvSource(Section):
 class Env(Section):
     """An environment variable of the trainer."""
 
-    name: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
+    name: VariableName
     """Name. AWS_*, PET_*, SEMIRES_*, MASTER_*, RANK, WORLD_SIZE and their LOCAL_ forms are refused."""
-    value: Annotated[Text, Field(min_length=0, max_length=4096)] | None = None
+    value: LongText | None = None
     """Value."""
     value_from: EnvSource | None = None
     """Source, instead of value."""
@@ -267,6 +298,8 @@ class Volume(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Volume:
+        if RESERVED_VOLUMES.match(self.name):
+            raise contradiction("name", f'"{self.name}" is set by the operator', "choose a name without semires-")
         sources = (self.config_map, self.secret, self.persistent_volume_claim, self.empty_dir)
         if sum(source is not None for source in sources) != 1:
             raise contradiction(
@@ -280,14 +313,20 @@ class Volume(Section):
 class VolumeMount(Section):
     """Where a volume appears."""
 
-    name: DnsLabel
+    name: Annotated[LongText, Field(max_length=63)]
     """Name of the volume."""
-    mount_path: Annotated[Text, Field(pattern=r"^/[^:]+$", max_length=512)]
+    mount_path: MountPath
     """Absolute path in the container."""
     sub_path: Annotated[Text, Field(max_length=512)] | None = None
     """Folder inside the volume."""
     read_only: Flag = False
     """Mount without write access."""
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> VolumeMount:
+        if RESERVED_FOLDERS.match(self.mount_path):
+            raise contradiction("mountPath", f'"{self.mount_path}" is mounted by the operator', "mount it elsewhere")
+        return self
 
 
 class PullSecret(Section):
@@ -306,13 +345,13 @@ class Pod(Section):
     """Taints that are tolerated."""
     affinity: Affinity | None = None
     """Nodes and pods to be near to or far from; the fields of a Kubernetes pod's affinity."""
-    env: Annotated[tuple[Env, ...], Field(max_length=64)] = ()
+    env: Annotated[tuple[Env, ...], Field(max_length=64), Unique(keys=("name",))] = ()
     """Environment variables of the trainer."""
-    volumes: Annotated[tuple[Volume, ...], Field(max_length=32)] = ()
+    volumes: Annotated[tuple[Volume, ...], Field(max_length=32), Unique(keys=("name",))] = ()
     """Volumes."""
-    volume_mounts: Annotated[tuple[VolumeMount, ...], Field(max_length=32)] = ()
+    volume_mounts: Annotated[tuple[VolumeMount, ...], Field(max_length=32), Unique(keys=("mountPath",))] = ()
     """Where volumes appear."""
-    image_pull_secrets: Annotated[tuple[PullSecret, ...], Field(max_length=16)] = ()
+    image_pull_secrets: Annotated[tuple[PullSecret, ...], Field(max_length=16), Unique(keys=("name",))] = ()
     """Credentials of image registries."""
     runtime_class_name: DnsName | None = None
     """RuntimeClass, e.g. nvidia."""

@@ -92,7 +92,8 @@ def resolve_dataset(dataset: Dataset) -> ResolvedDataset:
         images=dataset.images,
         labeled_percent=labeled.percent,
         labeled_seed=labeled.seed,
-        labeled_image_ids=labeled.image_ids,
+        # The ids are a set, to the API server too: their order must not make another run of it.
+        labeled_image_ids=None if labeled.image_ids is None else tuple(sorted(labeled.image_ids)),
         labeled_image_ids_file=labeled.image_ids_file,
         unlabeled_limit=dataset.unlabeled_limit,
         bad_image_limit=dataset.bad_image_limit,

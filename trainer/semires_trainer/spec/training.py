@@ -134,7 +134,7 @@ class Training(Section):
     view)."""
     patience: Natural | None = None
     """Stop after this many epochs without a better validation oIoU; 0 never stops early."""
-    optimized_text_layers: Annotated[int, Field(strict=True, ge=0, le=48)] = 10
+    optimized_text_layers: Annotated[int, Field(strict=True, ge=0, le=48)] | None = None
     """BERT layers that are trained, counted from the first; at most all of them."""
     train_embeddings: Flag = False
     """Train BERT's embeddings too; sensible when bert is random."""

@@ -42,6 +42,10 @@ class LocalFiles:
         etag = f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
         return Stat(uri=str(location), size=found.st_size, etag=etag)
 
+    def stored_sha256(self, location: Location) -> str:
+        """A file system keeps none."""
+        return ""
+
     def list(self, location: Location) -> Iterator[Stat]:
         """All files below a folder, in order; hidden ones are transfers under way and left out."""
         for folder, folders, names in os.walk(location.path):

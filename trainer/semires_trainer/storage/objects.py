@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from semires_trainer.errors import StorageDenied
 from semires_trainer.storage.client import S3
 from semires_trainer.storage.digest import is_sha256
 from semires_trainer.storage.failures import ChecksumMismatch, NoSuchKey, NotSupported, ObjectChanged, TooLarge
@@ -43,6 +46,31 @@ def existing_object(s3: S3, location: Location) -> Stat:
     if found is None:
         raise NoSuchKey(f"there is no object {location}", remedy="Upload it, or correct the URI")
     return found
+
+
+def stored_sha256(s3: S3, location: Location) -> str:
+    """sha256 of the whole content, as the server keeps it or else as our upload recorded it; empty if neither does.
+
+    A server keeps it for what was sent in one piece with that checksum. One that refuses the question has none.
+    """
+    where = {"Bucket": location.bucket, "Key": location.key}
+    try:
+        answer = s3.call(lambda: s3.client.head_object(**where, ChecksumMode="ENABLED"), uri=str(location))
+    except StorageDenied:
+        answer = s3.call(lambda: _head(s3.client, where), uri=str(location))
+    return _checksum_of_all(answer) or _recorded_sha256(answer)
+
+
+def _checksum_of_all(answer: dict[str, Any]) -> str:
+    """The server's sha256 in hexadecimal digits; empty for one that was made of the checksums of parts."""
+    try:
+        digest = base64.b64decode(str(answer.get("ChecksumSHA256", "")), validate=True)
+    except binascii.Error:  # "<checksum>-<number of parts>"
+        return ""
+    is_whole = (
+        answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT" and len(digest) == hashlib.sha256().digest_size
+    )
+    return digest.hex() if is_whole else ""
 
 
 def _recorded_sha256(answer: dict[str, Any]) -> str:

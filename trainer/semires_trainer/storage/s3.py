@@ -37,6 +37,9 @@ class ObjectStore:
     def stat(self, location: Location) -> Stat | None:
         return objects.stat_object(self._s3, location) if _is_object(location) else None
 
+    def stored_sha256(self, location: Location) -> str:
+        return objects.stored_sha256(self._s3, _object(location))
+
     def list(self, location: Location) -> Iterator[Stat]:
         return objects.list_objects(self._s3, location)
 

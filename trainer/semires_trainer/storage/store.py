@@ -25,6 +25,7 @@ class Backend(Protocol):
     """What a kind of storage does; `LocalFiles` and `ObjectStore`."""
 
     def stat(self, location: Location) -> Stat | None: ...
+    def stored_sha256(self, location: Location) -> str: ...
     def list(self, location: Location) -> Iterator[Stat]: ...
     def download(self, location: Location, destination: Path, *, sha256: str | None, on_bytes: OnBytes) -> Transfer: ...
     def open(self, location: Location) -> RangedFile: ...
@@ -78,6 +79,11 @@ class Storage:
         """Size, etag and recorded sha256, or None."""
         backend, location = self._find(uri)
         return backend.stat(location)
+
+    def stored_sha256(self, uri: str) -> str:
+        """sha256 of an object without reading it, if the server or our upload recorded one; else empty. NoSuchKey."""
+        backend, location = self._find(uri)
+        return backend.stored_sha256(location)
 
     def list(self, uri: str) -> Iterator[Stat]:
         """Everything below `uri` as a folder, in order of the names of each folder (of the keys for s3://)."""

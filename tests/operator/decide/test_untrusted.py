@@ -1,0 +1,232 @@
+"""What comes out of pods is checked: whoever runs in one may write anything."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semires_operator.observed import Answer
+from semires_operator.outcome import read_outcome
+from semires_operator.progress import METRIC_NAMES, read_answer, told_checkpoint, told_progress
+from semires_operator.untrusted import clean, moment
+from semires_trainer.orders import Attempt
+from semires_trainer.outcome import LONGEST_BYTES, End, encoded, outcome_json
+from semires_trainer.progress_file import METRIC_NAMES as METRICS_OF_THE_TRAINER
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+CHECKPOINT = {"uri": "s3://results/step-120", "step": 120, "sha256": "a" * 64, "time": "2026-03-01T11:59:00.000Z"}
+DOCUMENT: dict[str, Any] = {
+    "schemaVersion": 1,
+    "jobUid": "job",
+    "attempt": 2,
+    "podUid": "pod",
+    "stage": "train",
+    "epoch": 12,
+    "epochs": 40,
+    "step": 120,
+    "steps": 400,
+    "progressPercentage": 31,
+    "estimatedRemainingSeconds": 18000,
+    "metrics": [{"name": "loss", "value": "0.5"}],
+    "lastUpdatedTime": "2026-03-01T11:59:58.500Z",
+    "lastCheckpoint": CHECKPOINT,
+}
+TEXT = st.text("a1.-:/\x00\n\ud800é", max_size=8)
+Json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def read(content: bytes | dict[str, Any]) -> Answer | None:
+    raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return read_answer(raw, job_uid="job", attempt=2, pod="a2-master-0", pod_uid="pod", now=NOW)
+
+
+def test_a_trainers_answer_is_read() -> None:
+    answer = read(DOCUMENT)
+    assert answer is not None
+    progress, checkpoint = told_progress(answer), told_checkpoint(answer)
+
+    assert (progress.stage, progress.epoch, progress.step, progress.progress_percentage) == ("train", 12, 120, 31)
+    assert progress.last_updated_time == NOW - timedelta(seconds=2)
+    assert checkpoint is not None
+    assert checkpoint.step == 120
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"jobUid": "other"}, id="other-job"),
+        pytest.param({"attempt": 1}, id="other-attempt"),
+        pytest.param({"attempt": "2"}, id="attempt-as-text"),
+        pytest.param({"podUid": "other"}, id="other-pod"),
+        pytest.param({"schemaVersion": 2}, id="newer-schema"),
+        pytest.param({"step": -1}, id="negative"),
+        pytest.param({"step": 1.5}, id="fraction"),
+        pytest.param({"step": True}, id="bool"),
+        pytest.param({"step": 2**60}, id="too-great"),
+        pytest.param({"progressPercentage": 101}, id="more-than-all"),
+        pytest.param({"lastUpdatedTime": "2026-03-01T12:00:00"}, id="no-time-zone"),
+        pytest.param({"lastUpdatedTime": "0001-01-01T00:00:00+14:00"}, id="before-all-times"),
+        pytest.param({"lastUpdatedTime": 5}, id="no-time"),
+        pytest.param({"metrics": {"loss": 1}}, id="metrics-are-no-list"),
+        pytest.param({"metrics": [{"name": "loss", "value": 0.5}]}, id="value-is-no-text"),
+        pytest.param({"metrics": [{"name": "loss", "value": "nan"}]}, id="nan"),
+        pytest.param({"metrics": [{"name": "loss", "value": "1e999"}]}, id="infinite-text"),
+        pytest.param({"metrics": [{"name": "loss", "value": "0.5"}] * 65}, id="too-many-metrics"),
+    ],
+)
+def test_an_answer_that_is_not_of_this_pod_or_not_valid_is_ignored(change: dict[str, Any]) -> None:
+    assert read({**DOCUMENT, **change}) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<html>", id="no-json"),
+        pytest.param(b"[]", id="no-object"),
+        pytest.param(b"\xff\xfe", id="no-utf8"),
+        pytest.param(b"[" * 60000, id="deep"),
+        pytest.param(b'{"step": ' + b"9" * 5000 + b"}", id="long-number"),
+        pytest.param(json.dumps(DOCUMENT).encode().replace(b"120", b"1e999"), id="infinite-number"),
+        pytest.param(json.dumps(DOCUMENT).encode().replace(b"120", b"NaN"), id="nan"),
+        pytest.param(json.dumps({**DOCUMENT, "more": "x" * (64 << 10)}).encode(), id="too-long"),
+    ],
+)
+def test_nonsense_is_ignored(content: bytes) -> None:
+    assert read(content) is None
+
+
+def test_unknown_fields_and_metrics_are_left_out() -> None:
+    metrics = [{"name": "password", "value": "1"}, {"name": "loss", "value": "0.5"}, {"name": "loss", "value": "9"}]
+    answer = read({**DOCUMENT, "metrics": metrics, "more": 1})
+    assert answer is not None
+
+    assert [(metric.name, metric.value) for metric in told_progress(answer).metrics] == [("loss", "0.5")]
+    assert set(answer.document) == {"progress", "lastCheckpoint"}
+
+
+def test_control_characters_are_taken_out() -> None:
+    answer = read({**DOCUMENT, "stage": "tr\x1b[31mai\x00n\ud800\n" + "x" * 100})
+    assert answer is not None
+
+    assert told_progress(answer).stage == ("tr[31main " + "x" * 100)[:64].strip()
+    assert clean("a\u202eb\x07c", longest=10) == "abc"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"uri": "s3://a\nb"}, id="two-lines"),
+        pytest.param({"uri": ""}, id="empty"),
+        pytest.param({"uri": "x" * 2049}, id="long"),
+        pytest.param({"step": None}, id="no-step"),
+        pytest.param({"sha256": "A" * 64}, id="no-sha256"),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_left_out(change: dict[str, Any]) -> None:
+    answer = read({**DOCUMENT, "lastCheckpoint": {**CHECKPOINT, **change}})
+
+    assert answer is not None
+    assert told_checkpoint(answer) is None
+
+
+def test_a_clock_that_is_ahead_hides_no_standstill() -> None:
+    answer = read({**DOCUMENT, "lastUpdatedTime": "2027-01-01T00:00:00Z"})
+    assert answer is not None
+
+    assert told_progress(answer).last_updated_time == NOW
+
+
+def test_the_known_metrics_are_the_trainers() -> None:
+    assert METRIC_NAMES == METRICS_OF_THE_TRAINER
+
+
+@given(change=st.dictionaries(st.sampled_from(sorted(DOCUMENT)), Json, max_size=3))
+def test_an_answer_is_a_valid_status_or_ignored(change: dict[str, Any]) -> None:
+    answer = read(json.dumps({**DOCUMENT, **change}).encode())
+
+    assert answer is None or told_progress(answer).step >= 0
+
+
+@given(content=st.binary(max_size=200) | Json.map(lambda value: json.dumps(value).encode()))
+def test_no_content_is_a_crash(content: bytes) -> None:
+    assert read(content) is None
+    assert read_outcome(content.decode("utf-8", "replace"), job_uid="job", attempt=2) is None
+
+
+ATTEMPT = Attempt(job="refcoco", job_uid="job", number=2, pod_uid="pod")
+
+
+def test_a_trainers_outcome_is_read() -> None:
+    score = {"model": "teacher", "split": "val", "size": "480", "oIoU": 47.3125, "mIoU": 50.0}
+    best = {**CHECKPOINT, "oIoU": 47.3125}
+    document = outcome_json(ATTEMPT, None, results=[score], best_checkpoint=best, last_checkpoint=CHECKPOINT)
+    outcome = read_outcome(encoded(document).decode(), job_uid="job", attempt=2)
+    assert outcome is not None
+
+    assert (outcome.exit_code, outcome.results[0].overall_iou, outcome.results[0].mean_iou) == (0, "47.3125", "50")
+    assert outcome.best_checkpoint == outcome.last_checkpoint
+    assert outcome.best_checkpoint is not None
+
+
+def test_a_trainers_error_is_read() -> None:
+    end = End(exit_code=6, reason="GpuMemory", message="Too\x00 little.", field="spec.training", micro_batch=6)
+    outcome = read_outcome(encoded(outcome_json(ATTEMPT, end)).decode(), job_uid="job", attempt=2)
+    assert outcome is not None
+
+    assert (outcome.reason, outcome.message, outcome.field) == ("GpuMemory", "Too little.", "spec.training")
+    assert outcome.micro_batch == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"jobUid": "other"}, id="other-job"),
+        pytest.param({"attempt": 1}, id="other-attempt"),
+        pytest.param({"schemaVersion": 2}, id="newer-schema"),
+        pytest.param({"exitCode": "0"}, id="no-code"),
+    ],
+)
+def test_an_outcome_of_another_is_ignored(change: dict[str, Any]) -> None:
+    document = json.dumps({**outcome_json(ATTEMPT, None), **change})
+
+    assert read_outcome(document, job_uid="job", attempt=2) is None
+
+
+def test_parts_of_an_outcome_that_do_not_fit_are_left_out() -> None:
+    bad = [{"model": "teacher", "oIoU": "high"}, 5, {"oIoU": 101, "mIoU": 5}]
+    found = {"images": -1, "labeled": 7, "stagesDone": ["propose", 5], "warnings": "none", "previousOutcome": {}}
+    document = {**outcome_json(ATTEMPT, None), "results": bad, "bestCheckpoint": [], "preflight": found}
+    outcome = read_outcome(json.dumps(document), job_uid="job", attempt=2)
+    assert outcome is not None
+
+    assert (outcome.results, outcome.best_checkpoint) == ((), None)
+    assert outcome.check is not None
+    assert (outcome.check.found.images, outcome.check.found.labeled) == (None, 7)
+    assert (outcome.check.found.stages_done, outcome.check.previous) == (("propose",), None)
+
+
+@given(
+    change=st.dictionaries(
+        st.sampled_from(["results", "bestCheckpoint", "error", "stopped", "preflight", "exitCode"]), Json, max_size=4
+    )
+)
+def test_no_outcome_is_a_crash(change: dict[str, Any]) -> None:
+    content = json.dumps({**outcome_json(ATTEMPT, None), **change})
+
+    outcome = read_outcome(content, job_uid="job", attempt=2)
+    assert outcome is None or len(content) <= LONGEST_BYTES
+
+
+@pytest.mark.parametrize("text", [pytest.param("yesterday", id="word"), pytest.param("9" * 70, id="long")])
+def test_a_time_that_is_none_is_none(text: str) -> None:
+    assert moment(text) is None

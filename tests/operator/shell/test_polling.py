@@ -1,0 +1,310 @@
+"""Trainers' pods are asked for progress, and nothing that they answer does any harm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from semires_operator.observed import Answer, Pod
+from semires_operator.polling import MAX_BYTES, MAX_CONNECTIONS, SECONDS, address_of, can_be_asked, poller
+from semires_operator.progress import read_answer
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DOCUMENT = {
+    "schemaVersion": 1,
+    "jobUid": "job-1",
+    "attempt": 2,
+    "podUid": "pod-1",
+    "stage": "train",
+    "step": 120,
+    "steps": 400,
+    "progressPercentage": 30,
+    "metrics": [{"name": "loss", "value": "0.31"}],
+    "lastUpdatedTime": "2025-12-31T23:59:59Z",
+    "lastCheckpoint": None,
+}
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def pod(**changed: Any) -> Pod:
+    values = {
+        "name": "a-master-0",
+        "uid": "pod-1",
+        "role": "training",
+        "attempt": 2,
+        "phase": "Running",
+        "ip": "10.0.0.1",
+    }
+    return Pod(**{**values, "created": NOW, **changed})
+
+
+def read(asked: Pod, content: bytes) -> Answer | None:
+    return read_answer(content, job_uid="job-1", attempt=2, pod=asked.name, pod_uid=asked.uid, now=NOW)
+
+
+def answer(body: bytes, *, status: str = "200 OK", headers: str = "") -> Handler:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+        writer.write(head.encode() + body)
+
+    return handle
+
+
+def document(**changed: Any) -> Handler:
+    return answer(json.dumps({**DOCUMENT, **changed}).encode())
+
+
+@asynccontextmanager
+async def served(handler: Handler) -> AsyncIterator[str]:
+    """A server; its host and port."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+            await writer.drain()
+        except OSError:
+            return
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def ask(*handlers: Handler, pods: list[Pod] | None = None) -> tuple[Answer | None, list[str], float]:
+    """Ask one pod for each server; the answer, what was counted, and the seconds it took."""
+    counted: list[str] = []
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(served(handler)) for handler in handlers]
+        pods = pods or [pod(name=f"a-worker-{number}") for number in range(len(handlers))]
+        places = {pod.name: address for pod, address in zip(pods, addresses, strict=True)}
+        trainers = await stack.enter_async_context(
+            poller(count=counted.append, address=lambda asked: places[asked.name])
+        )
+        began = time.monotonic()
+        found = await trainers.progress(pods, read)
+        return found, counted, time.monotonic() - began
+
+
+def test_a_valid_answer_is_taken(run):
+    found, counted, _ = run(ask(document()))
+
+    assert found is not None
+    assert found.document["progress"]["step"] == 120
+    assert counted == ["ok"]
+
+
+async def _drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(1000):
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def _flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A gigabyte, as fast as it is read."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
+    for _ in range(16384):
+        writer.write(b" " * 65536)
+        await writer.drain()
+
+
+async def _endless_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    for number in range(100_000):
+        writer.write(f"X-{number}: {'x' * 1000}\r\n".encode())
+        await writer.drain()
+
+
+async def _silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(10)
+
+
+async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    return
+
+
+async def _chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
+        await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("handler", "counted"),
+    [
+        pytest.param(answer(b"\x00\xff nonsense"), "invalid", id="nonsense"),
+        pytest.param(answer(b"[" * 60_000), "invalid", id="deeply-nested"),
+        pytest.param(answer(b'{"schemaVersion": 1, "step": 1e999}'), "invalid", id="infinite"),
+        pytest.param(document(jobUid="job-2"), "invalid", id="another-job"),
+        pytest.param(document(attempt=1), "invalid", id="another-attempt"),
+        pytest.param(document(podUid="pod-2"), "invalid", id="another-pod"),
+        pytest.param(answer(b"{}", status="500 Error"), "refused", id="error"),
+        pytest.param(
+            answer(b"", status="302 Found", headers="Location: http://169.254.169.254/latest/\r\n"),
+            "refused",
+            id="redirect",
+        ),
+        pytest.param(_drip, "unreachable", id="slow-drip"),
+        pytest.param(_silence, "unreachable", id="silence"),
+        pytest.param(_hang_up, "unreachable", id="hang-up"),
+        pytest.param(_endless_head, "unreachable", id="endless-head"),
+        pytest.param(_flood, "too_long", id="gigabyte"),
+        pytest.param(_chunks, "too_long", id="endless-chunks"),
+        pytest.param(answer(b" " * (MAX_BYTES + 1)), "too_long", id="too-long"),
+        pytest.param(
+            answer(b"\x1f\x8b" + b"\0" * 100, headers="Content-Encoding: gzip\r\n"), "invalid", id="compressed"
+        ),
+    ],
+)
+def test_a_hostile_answer_is_no_answer_and_takes_no_longer_than_two_seconds(run, handler, counted):
+    found, counts, seconds = run(ask(handler))
+
+    assert found is None
+    assert counts == [counted]
+    assert seconds < SECONDS + 0.5
+
+
+def test_a_redirect_is_not_followed(run):
+    asked = []
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append("elsewhere")
+
+    async def scenario() -> None:
+        async with served(elsewhere) as place:
+            await ask(answer(b"", status="307 Temporary", headers=f"Location: http://{place}/progress\r\n"))
+
+    run(scenario())
+
+    assert asked == []
+
+
+def test_a_proxy_of_the_environment_is_not_used(run, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+    found, _, _ = run(ask(document()))
+
+    assert found is not None
+
+
+def test_of_several_pods_the_newest_answer_wins_and_a_slow_one_does_not_add_up(run):
+    newest = {**DOCUMENT, "podUid": "pod-1", "step": 200}
+
+    def read_with_time(asked: Pod, content: bytes) -> Answer | None:
+        found = read(asked, content)
+        step = found.document["progress"]["step"] if found else 0
+        return (
+            None
+            if found is None
+            else Answer(time=NOW + timedelta(seconds=step), attempt=2, pod=asked.name, document=found.document)
+        )
+
+    async def scenario() -> tuple[Answer | None, float]:
+        async with AsyncExitStack() as stack:
+            handlers = [document(), answer(json.dumps(newest).encode()), *[_silence] * 6]
+            addresses = [await stack.enter_async_context(served(handler)) for handler in handlers]
+            pods = [pod(name=f"a-worker-{number}") for number in range(8)]
+            places = {pod.name: address for pod, address in zip(pods, addresses, strict=True)}
+            trainers = await stack.enter_async_context(
+                poller(count=lambda _: None, address=lambda asked: places[asked.name])
+            )
+            began = time.monotonic()
+            return await trainers.progress(pods, read_with_time), time.monotonic() - began
+
+    found, seconds = run(scenario())
+
+    assert found is not None
+    assert found.document["progress"]["step"] == 200
+    assert seconds < SECONDS + 0.5
+
+
+def test_a_checkpoint_is_asked_for_by_post(run):
+    heads = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}")
+
+    async def scenario() -> bool:
+        async with served(handle) as place, poller(count=lambda _: None, address=lambda _: place) as trainers:
+            return await trainers.request_checkpoint(pod())
+
+    assert run(scenario())
+    assert heads[0].startswith(b"POST /checkpoint HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"ip": ""}, id="host-network-or-none"),
+        pytest.param({"phase": "Pending"}, id="pending"),
+        pytest.param({"phase": "Succeeded"}, id="ended"),
+        pytest.param({"role": "preflight"}, id="preflight"),
+    ],
+)
+def test_other_pods_are_not_asked(changed):
+    assert not can_be_asked(pod(**changed))
+
+
+@pytest.mark.parametrize(
+    ("ip", "address"),
+    [
+        pytest.param("10.0.0.1", "10.0.0.1:9464", id="ipv4"),
+        pytest.param("fd00::1", "[fd00::1]:9464", id="ipv6"),
+    ],
+)
+def test_a_pod_is_asked_at_its_port(ip, address):
+    assert address_of(pod(ip=ip)) == address
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "169.254.169.254", "::1", "0.0.0.0", "example.com", "10.0.0.1:80/x?"])
+def test_an_address_that_no_pod_has_is_not_dialled(ip):
+    with pytest.raises(ValueError, match=r"not (an address|appear)"):
+        address_of(pod(ip=ip))
+
+
+def test_the_number_of_connections_is_bounded(run):
+    open_at_once, most = 0, 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_at_once, most
+        open_at_once += 1
+        most = max(most, open_at_once)
+        await asyncio.sleep(0.05)
+        open_at_once -= 1
+        await document()(reader, writer)
+
+    async def scenario() -> None:
+        async with served(handle) as place, poller(count=lambda _: None, address=lambda _: place) as trainers:
+            await asyncio.gather(*(trainers.progress([pod()], read) for _ in range(100)))
+
+    run(scenario())
+
+    assert most <= MAX_CONNECTIONS
+
+
+def test_a_pod_that_does_not_answer_is_left_alone_for_a_while(run):
+    counted: list[str] = []
+
+    async def scenario() -> None:
+        async with poller(count=counted.append, address=lambda _: "127.0.0.1:9") as trainers:
+            for _ in range(5):
+                await trainers.progress([pod()], read)
+
+    run(scenario())
+
+    assert counted == ["unreachable"]
