@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from e2e import inputs
 from e2e.world import World
 from testbed import demo_images, demo_install, requirements
 from testbed.cluster import RESTRICTED
+from testbed.demo_images import Image
 from testbed.real_cluster import RealCluster
 from testbed.s3_server import ACCESS, SECRET
 
@@ -43,44 +44,48 @@ def world(pytestconfig: pytest.Config, say: Say, tmp_path_factory: pytest.TempPa
     """Everything that is there before the first job."""
     if os.environ.get("KUBECONFIG"):
         pytest.skip("needs the S3 server, Prometheus and images of the testbed: unset KUBECONFIG")
-    if os.geteuid() != 0 or requirements.install_line("real"):
-        requirements.check("real")
-    began = time.monotonic()
-    operator, trainer = demo_images.operator_image(say), demo_images.trainer_image(say)
+    requirements.check("real")
+    folder, began = tmp_path_factory.mktemp("e2e"), time.monotonic()
+    images = demo_images.operator_image(say), demo_images.trainer_image(say)
     built = time.monotonic()
     with ExitStack() as stack:
         cluster = stack.enter_context(RealCluster(say=say))
         up = time.monotonic()
-        for image in (operator, trainer):
-            cluster.load_image(image.archive)
-        folder = tmp_path_factory.mktemp("e2e")
-        overlay = demo_install.write_overlay(
-            folder / "install", operator=operator, trainer=trainer, s3_url=cluster.S3_URL
-        )
-        stack.callback(uninstall, cluster, overlay)
-        demo_install.install(cluster, overlay)
-        installed = time.monotonic()
+        stack.enter_context(installed(cluster, folder / "install", *images))
+        seconds = {"images": built - began, "cluster": up - built, "operator installed": time.monotonic() - up}
         namespace = stack.enter_context(cluster.namespace(labels=RESTRICTED))
-        bucket = cluster.make_bucket(f"e2e-{namespace}")
-        stack.callback(shutil.rmtree, bucket, ignore_errors=True)
-        inputs.write_inputs(bucket)
-        world = World(
-            cluster=cluster,
-            namespace=namespace,
-            bucket=bucket.name,
-            folder=folder,
-            sam_sha256=inputs.sha256_of(bucket / "models" / inputs.SAM_FILE),
-        )
-        pytestconfig.stash[WORLD] = world
+        bucket = stack.enter_context(filled_bucket(cluster, f"e2e-{namespace}"))
+        sam = inputs.sha256_of(bucket / "models" / inputs.SAM_FILE)
+        world = World(cluster=cluster, namespace=namespace, bucket=bucket.name, folder=folder, sam_sha256=sam)
+        world.seconds |= seconds
         world.make_secret(inputs.SECRET, ACCESS, SECRET)
-        world.seconds |= {"images": built - began, "cluster": up - built, "operator installed": installed - up}
+        pytestconfig.stash[WORLD] = world
         yield world
         say("; ".join(f"{what}: {seconds:.0f} s" for what, seconds in world.seconds.items()))
 
 
-def uninstall(cluster: RealCluster, overlay: Path) -> None:
-    """Remove the operator and its definition: others may go on with the cluster."""
-    cluster.kubectl("delete", "-k", str(overlay), "--ignore-not-found", "--wait=false")
+@contextmanager
+def installed(cluster: RealCluster, folder: Path, operator: Image, trainer: Image) -> Iterator[None]:
+    """Our operator; at the end it is removed with its definition, as others may go on with the cluster."""
+    for image in (operator, trainer):
+        cluster.load_image(image.archive)
+    overlay = demo_install.write_overlay(folder, operator=operator, trainer=trainer, s3_url=cluster.S3_URL)
+    demo_install.install(cluster, overlay)
+    try:
+        yield
+    finally:
+        cluster.kubectl("delete", "-k", str(overlay), "--ignore-not-found", "--wait=false")
+
+
+@contextmanager
+def filled_bucket(cluster: RealCluster, name: str) -> Iterator[Path]:
+    """A bucket with inputs, as long as it is needed."""
+    bucket = cluster.make_bucket(name)
+    inputs.write_inputs(bucket)
+    try:
+        yield bucket
+    finally:
+        shutil.rmtree(bucket, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

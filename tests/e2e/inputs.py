@@ -97,7 +97,7 @@ def _spec(name: str, bucket: str, sam_sha256: str) -> Document:
             },
         },
         "training": {
-            **{"burnInEpochs": 2, "burnInEvaluateEvery": 2, "burnInBatch": 8, "epochs": 12},
+            **{"burnInEpochs": 2, "burnInEvaluateEvery": 2, "burnInBatch": 8, "epochs": 8},
             **{"batch": {"labeled": 4, "unlabeled": 4}, "learningRate": "0.001", "emaDecay": "0.9"},
             **{"optimizedTextLayers": 1, "trainEmbeddings": True, "workers": 0, "logIntervalSteps": 5},
             **{"device": "CPU", "deterministic": True, "checkpoint": {"intervalSteps": 10}},

@@ -74,7 +74,7 @@ class World:
         """The pods of a job."""
         return self.cluster.items("pods", "-n", self.namespace, "-l", f"semires.dev/job={name},semires.dev/role={role}")
 
-    def wait(self, name: str, what: str, until: Callable[[Object], object], *, seconds: float = 240) -> Object:
+    def wait(self, name: str, what: str, until: Callable[[Object], object], *, seconds: float = 600) -> Object:
         """The job, once `until` is true of it; JobFailed as soon as it can't become so any more."""
 
         def look() -> Object | None:
@@ -82,25 +82,28 @@ class World:
             if until(found):
                 return found
             if phase_of(found) in FINISHED:
-                raise JobFailed(f"{name} ended before: {what}. {json.dumps(found['status'], indent=1)}")
+                raise JobFailed(
+                    f"{name} ended before: {what}. {found['status']['phase']}: {found['status']['message']}"
+                )
             return None
 
         def seen() -> str:
-            return str(self.job(name).get("status"))
+            status = self.job(name).get("status", {})
+            return json.dumps({key: status.get(key) for key in ("phase", "message", "attempt", "progress")})
 
         return wait_until(f"{name}: {what}", look, seconds=seconds, every=0.2, seen=seen)
 
-    def wait_for_phase(self, name: str, *phases: str, seconds: float = 240) -> Object:
+    def wait_for_phase(self, name: str, *phases: str, seconds: float = 600) -> Object:
         """The job, once it is in one of the phases."""
         return self.wait(name, f"is {' or '.join(phases)}", lambda job: phase_of(job) in phases, seconds=seconds)
 
-    def wait_for_checkpoint(self, name: str, *, stage: str, after: int = 0, seconds: float = 180) -> Object:
+    def wait_for_checkpoint(self, name: str, *, stage: str, after: int = 0, seconds: float = 600) -> Object:
         """The newest entry of its ledger, once that is of `stage` and holds more than `after` steps of the run."""
 
         def look() -> Object | None:
             entries = [one for one in self.ledger(name) if one["stage"] == stage and one["number"] > after]
             if not entries and phase_of(self.job(name)) in FINISHED:
-                raise JobFailed(f"{name} ended without a checkpoint of {stage}: {self.job(name)['status']}")
+                raise JobFailed(f"{name} ended without a checkpoint of {stage}: {self.job(name)['status']['message']}")
             return entries[-1] if entries else None
 
         return wait_until(f"{name} has a checkpoint of {stage} after step {after}", look, seconds=seconds, every=0.2)

@@ -161,14 +161,17 @@ def succeeded(look: Look, outcome: Outcome | None) -> dict[str, Any]:
     """The fields after success."""
     status = look.status
     progress = status.progress or Progress()
+    last = (outcome.last_checkpoint if outcome else None) or status.last_checkpoint
     whole = {"progress_percentage": 100, "estimated_remaining_seconds": None, "stale": False}
+    if last and last.step >= progress.steps > 0:  # the last answer was a little older; patience may end a run before
+        whole |= {"epoch": progress.epochs, "step": progress.steps}
     return {
         **_ended(look, "Succeeded"),
         "stopping": None,
         "progress": progress.model_copy(update=whole),
         "results": outcome.results if outcome else (),
         "best_checkpoint": outcome.best_checkpoint if outcome else None,
-        "last_checkpoint": (outcome.last_checkpoint if outcome else None) or status.last_checkpoint,
+        "last_checkpoint": last,
     }
 
 
