@@ -28,8 +28,7 @@ class Bench:
     def __init__(self, cluster: ApiCluster, namespace: str, folder: Path, stack: ExitStack) -> None:
         self.cluster, self.namespace, self.folder = cluster, namespace, folder
         self._stack = stack
-        self.api = ApiClient(cluster.kubeconfig, namespace)
-        stack.callback(self.api.close)
+        self.api = stack.enter_context(ApiClient(cluster.kubeconfig, namespace))
         self.proxies: dict[str, ApiProxy] = {}
         """One for each replica, by its name."""
         self.operators: list[OperatorProcess] = []
@@ -91,7 +90,9 @@ class Bench:
 
     def wait_for_phase(self, *phases: str, name: str = "a", seconds: float = 60) -> Object:
         """The status of a job once it is in one of these phases."""
-        return self.wait(f"{name} is {phases}", lambda status: status.get("phase") in phases, name=name, seconds=seconds)
+        return self.wait(
+            f"{name} is {phases}", lambda status: status.get("phase") in phases, name=name, seconds=seconds
+        )
 
     def keep_alive(self) -> None:
         """What the kubelet does: start replicas that have ended again."""

@@ -62,7 +62,9 @@ def trainer() -> Iterator[Trainer]:
     made.server_close()
 
 
-def test_a_life_costs_few_writes_few_events_and_little_memory_and_leaves_no_series(place: Bench, trainer: Trainer) -> None:
+def test_a_life_costs_few_writes_few_events_and_little_memory_and_leaves_no_series(
+    place: Bench, trainer: Trainer
+) -> None:
     script = Script(
         ip=str(trainer.server_address[0]), training=lambda attempt: End(after=4, outcome={"results": [SCORE]})
     )
