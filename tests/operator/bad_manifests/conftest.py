@@ -196,8 +196,8 @@ def ward(own_fake_node_cluster: FakeNodeCluster, tmp_path_factory: pytest.TempPa
         apis = {kind: stack.enter_context(ApiClient(cluster.kubeconfig, space)) for kind, space in spaces.items()}
         endpoints = folder / "endpoints.yaml"
         endpoints.write_text(yaml.safe_dump(ENDPOINTS))
-        given = {"ENDPOINTS_FILE": endpoints, "CONTAINER_CREATING_SECONDS": CREATING_SECONDS}
-        operator = place.operator(overlay="cluster", **SHIPPED_LEASE, **given)
+        given = {"ENDPOINTS_FILE": str(endpoints), "CONTAINER_CREATING_SECONDS": str(CREATING_SECONDS)}
+        operator = place.operator(overlay="cluster", **{**SHIPPED_LEASE, **given})
         operator.start()
         operator.wait_until_ready()
         apis["open"].create("pytorchjobs", _somebody_elses("name-taken-a1"))

@@ -70,9 +70,9 @@ class Life(RuleBasedStateMachine):
     def end_a_pod(self, code: int) -> None:
         self.most_failures += code in (1, 137)
         for pod in self.running_pods():
-            reason = {"reason": "OOMKilled"} if code == 137 else {}
+            reason = "OOMKilled" if code == 137 else ""
             with unless_somebody_was_quicker():
-                end_pod(self.place.api, pod, End(exit_code=code, **reason))
+                end_pod(self.place.api, pod, End(exit_code=code, reason=reason))
 
     @precondition(lambda self: self.exists)
     @rule()
