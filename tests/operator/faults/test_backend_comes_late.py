@@ -1,13 +1,15 @@
-"""PyTorchJob is not known to the cluster when the job is made; then it is installed."""
+"""PyTorchJob is not known to the cluster when the job is made; then it is installed. In `make test`: shell/test_watching."""
 
 from __future__ import annotations
 
+import pytest
 from testbed.api_cluster import ApiCluster
 from testbed.bench import Bench
 from testbed.cluster import pytorchjob_definition
 from testbed.player import Script
 
 
+@pytest.mark.long
 def test_a_job_waits_for_pytorchjob_to_be_installed_and_goes_on_by_itself(
     place: Bench, own_api_cluster: ApiCluster
 ) -> None:

@@ -36,6 +36,8 @@ def test_another_takes_over_within_twenty_seconds_and_nothing_is_made_twice(plac
     jobs = [f"j{number}" for number in range(times)]
     for job in jobs:
         leader = leader_of(place)
+        for operator in place.operators:  # one that has just been started does not know the Lease yet
+            operator.wait_until_ready()
         place.submit(job)
         place.wait("it trains", lambda status: status.get("phase") == "Running", name=job)
         leader.kill()
