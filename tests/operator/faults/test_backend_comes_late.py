@@ -1,4 +1,4 @@
-"""PyTorchJob is not known to the cluster when the job is made; then it is installed. In `make test`: shell/test_watching."""
+"""PyTorchJob is not known to the cluster when the job is made; then it is installed."""
 
 from __future__ import annotations
 
