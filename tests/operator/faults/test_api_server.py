@@ -6,7 +6,7 @@ import time
 
 import pytest
 from testbed.api_cluster import ApiCluster
-from testbed.api_proxy import Errors
+from testbed.api_proxy import Errors, Interference
 from testbed.bench import Bench
 from testbed.cluster import Object
 from testbed.operators import SHIPPED_LEASE
@@ -50,14 +50,16 @@ def test_watches_that_are_cut_each_second(place: Bench) -> None:
 
 
 def test_a_third_of_all_answers_are_429_500_or_409(place: Bench) -> None:
-    """From the start of the operator on."""
-    place.play(Script())
+    """From the start of the operator until the job trains."""
+    place.play(Script(training=lambda attempt: End(after=2)))
     operator = place.operator()
     place.proxy.interference = Errors(seed=1)
     operator.start()
     place.submit()
+    place.wait_for_phase("Running", "Succeeded", seconds=180)
+    place.proxy.interference = Interference()
 
-    assert place.wait_for_phase("Succeeded", seconds=180)["attempt"] == 1
+    assert place.wait_for_phase("Succeeded")["attempt"] == 1
     assert (place.made("jobs"), place.made("pytorchjobs")) == (["a-p1"], ["a-a1"])
     assert operator.tracebacks() == 0, operator.tail()
 

@@ -16,7 +16,7 @@ from testbed.api_proxy import ApiRequest, Decision, KillAgain, KillAt
 from testbed.bench import Bench, bench
 from testbed.player import tour
 
-AT_ONCE = 3
+AT_ONCE = 4
 """Lives beside one another: each mostly waits."""
 
 
