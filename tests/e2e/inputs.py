@@ -17,6 +17,8 @@ Document = dict[str, Any]
 
 IMAGES, EVALUATION_IMAGES, SIDE = 40, 4, 64
 SECRET = "s3-credentials"
+ENDED = ("Succeeded", "Failed")
+"""Phases of jobs and of pods."""
 SAM_FILE = "sam_tiny.pth"
 POINTS_PER_SIDE = 3
 

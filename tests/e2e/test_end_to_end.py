@@ -396,7 +396,8 @@ def test_the_next_attempt_goes_on_where_the_newest_checkpoint_ends(world: World,
 
 
 def test_a_suspended_job_has_no_pods(survived: Survived) -> None:
-    assert survived.pods == []
+    # One that has ended holds no GPU; the kubelet may not have let go of its name yet.
+    assert [pod["status"]["phase"] for pod in survived.pods if pod["status"]["phase"] not in inputs.ENDED] == []
     assert condition_of(survived.suspended, "Suspended")["status"] == "True"
 
 

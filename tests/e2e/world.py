@@ -21,7 +21,6 @@ from testbed.real_cluster import RealCluster
 from testbed.s3_server import ACCESS, REGION, SECRET
 from testbed.waiting import wait_until
 
-FINISHED = ("Succeeded", "Failed")
 REPORT_LINES = 25
 
 
@@ -81,7 +80,7 @@ class World:
             found = self.job(name)
             if until(found):
                 return found
-            if phase_of(found) in FINISHED:
+            if phase_of(found) in inputs.ENDED:
                 raise JobFailed(
                     f"{name} ended before: {what}. {found['status']['phase']}: {found['status']['message']}"
                 )
@@ -102,7 +101,7 @@ class World:
 
         def look() -> Object | None:
             entries = [one for one in self.ledger(name) if one["stage"] == stage and one["number"] > after]
-            if not entries and phase_of(self.job(name)) in FINISHED:
+            if not entries and phase_of(self.job(name)) in inputs.ENDED:
                 raise JobFailed(f"{name} ended without a checkpoint of {stage}: {self.job(name)['status']['message']}")
             return entries[-1] if entries else None
 
