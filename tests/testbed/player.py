@@ -35,8 +35,6 @@ class End:
     """Of the container, such as OOMKilled."""
     outcome: Mapping[str, object] = field(default_factory=dict)
     """Added to the outcome in its termination message."""
-    condition: Mapping[str, str] | None = None
-    """Of the pod, such as DisruptionTarget."""
 
 
 @dataclass(kw_only=True)
@@ -46,15 +44,8 @@ class Script:
     preflight: Callable[[int], End | None] = lambda attempt: End()
     """By attempt; None: it stays as it is."""
     training: Callable[[int], End | None] = lambda attempt: End()
-    runs: bool = True
-    """Whether pods get to run at all."""
-    makes_pods: bool = True
-    """Whether PyTorchJobs get pods."""
     ip: str = ""
     """Of training pods; without one nobody asks them for progress."""
-    node: str = ""
-    status: Mapping[str, object] | None = None
-    """Given to pods in the place of Running."""
 
 
 def tour() -> Script:
@@ -68,8 +59,6 @@ class Player:
 
     def __init__(self, kubeconfig: Path, namespace: str, script: Script | None = None) -> None:
         self.script = script or Script()
-        self.created: dict[str, set[str]] = {}
-        """UIDs by name of all children that were ever seen."""
         self.training_pod: Object | None = None
         """The newest that runs."""
         self._api = ApiClient(kubeconfig, namespace)
@@ -106,9 +95,6 @@ class Player:
     def _look(self) -> None:
         children = self._api.list("pytorchjobs")
         pods = self._api.list("pods")
-        for child in (*children, *self._api.list("jobs")):
-            metadata = child["metadata"]
-            self.created.setdefault(metadata["name"], set()).add(metadata["uid"])
         for pod in pods:
             self._take_on(pod)
         for child in children:
@@ -122,12 +108,10 @@ class Player:
         if over or suspended or "deletionTimestamp" in child["metadata"]:
             return
         if not pods:
-            if self.script.makes_pods:
-                self._make_pod(child)
+            self._make_pod(child)
             return
-        phase = pods[0].get("status", {}).get("phase")
-        kind = {"Running": "Running", "Succeeded": "Succeeded", "Failed": "Failed"}.get(phase, "")
-        if kind and condition(child, kind) != "True":
+        kind = pods[0].get("status", {}).get("phase")
+        if kind in ("Running", "Succeeded", "Failed") and condition(child, kind) != "True":
             others = [] if kind == "Running" else [_condition("Running", "False")]
             status = {"conditions": [*others, _condition(kind, "True")]}
             self._api.patch("pytorchjobs", child["metadata"]["name"], {"status": status}, status=True)
@@ -140,8 +124,6 @@ class Player:
         metadata["name"] = f"{name}-{role.lower()}-0"
         metadata["ownerReferences"] = [{**owner, "uid": child["metadata"]["uid"], "controller": True}]
         spec = {**template["spec"], "restartPolicy": "Never"}
-        if self.script.node:
-            spec["nodeName"] = self.script.node
         self._api.create("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
     # -- kubelet and trainer
@@ -152,9 +134,7 @@ class Player:
         phase = status.get("phase")
         if role not in CONTAINERS or phase not in ("Pending", "Running"):
             return
-        if phase == "Pending" and self.script.status is not None and not status.get("containerStatuses"):
-            self._set(pod, dict(self.script.status))
-        if phase == "Pending" and self.script.status is None and self.script.runs:
+        if phase == "Pending":
             self._run(pod, role)
         if phase == "Running":
             self.training_pod = pod if role == "training" else self.training_pod
@@ -182,8 +162,6 @@ def end_pod(api: ApiClient, pod: Object, end: End) -> None:
     times = {"startedAt": pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"], "finishedAt": _now()}
     ended = {"exitCode": end.exit_code, "reason": reason, "message": message, **times}
     status: Object = {"phase": "Failed" if end.exit_code else "Succeeded"}
-    if end.condition is not None:
-        status["conditions"] = [{"status": "True", **end.condition}]
     status |= _containers(CONTAINERS[role], {"terminated": ended})
     api.patch("pods", pod["metadata"]["name"], {"status": status}, status=True)
 
