@@ -18,6 +18,8 @@ from testbed.player import tour
 
 AT_ONCE = 4
 """Lives beside one another: each mostly waits."""
+ENOUGH = 5
+"""Lives that went wrong, after which no more are tried."""
 
 
 def of_lease(request: ApiRequest) -> bool:
@@ -91,11 +93,13 @@ def test_at_every_call_of_a_life(
             return f"call {index}: {error}"
 
     found: list[bool | str] = []
+    wrong: list[bool | str] = []
     with ThreadPoolExecutor(AT_ONCE) as lives:
-        while False not in found:
+        while False not in found and len(wrong) < ENOUGH:
             found += lives.map(live, range(len(found), len(found) + AT_ONCE))
+            wrong = [one for one in found if isinstance(one, str)]
 
-    assert [one for one in found if isinstance(one, str)] == []
+    assert wrong == []
     assert found.count(True) > 5
 
 
