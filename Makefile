@@ -31,8 +31,8 @@ quickstart: $(ENV) ## Train SemiRES on the synthetic benchmark on the CPU, in mi
 	$(BIN)/semires data synthetic --output synthetic --images 1500 --eval-images 50
 	$(BIN)/semires run examples/quickstart.yaml
 
-test: $(ENV) ## Run all tests but the long ones
-	$(PYTEST) -m "not long" $(SPREAD)
+test: $(ENV) ## Run all tests but the long ones and those of `make e2e`
+	$(PYTEST) -m "not long and not real" $(SPREAD)
 
 test-long: $(ENV) ## Run the tests that take minutes: about an hour
 	$(PYTEST) -m long $(SPREAD) --durations=0 --durations-min=20
@@ -57,7 +57,7 @@ check-generated: $(ENV) ## Fail if anything generated is out of date
 	set -e; for module in $(GENERATORS); do $(BIN)/python -m $$module --check; done
 
 cluster-build: $(ENV) ## Build the programs of the test cluster, once: 15 minutes on two cores
-	$(TESTBED) build
+	$(TESTBED) build $(if $(DEPTH),--depth $(DEPTH))
 
 cluster-up: $(ENV) ## Start a real Kubernetes on this machine (as root) and say how to reach it
 	$(TESTBED) up
@@ -69,7 +69,7 @@ cluster-demo: $(ENV) ## From nothing to a trained SemiRESJob on a real cluster o
 	PYTHONPATH=tests $(BIN)/python -m testbed.demo
 
 e2e: $(ENV) ## Train end to end on a real cluster on this machine (as root)
-	$(PYTEST) -m "not long" tests/e2e
+	$(PYTEST) -m "real and not long" tests/e2e tests/operator/testbed
 
 images: $(ENV) ## Build both container images in full with buildah
 	docker/build

@@ -14,8 +14,18 @@ from click.testing import CliRunner, Result
 
 from semires_trainer.cli import main
 
+REAL_NODE = {"real_cluster", "world"}
+"""Fixtures that start the real node."""
+
 Semires = Callable[..., Result]
 LoadModule = Callable[[Path], ModuleType]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the real node, so that `make test` and `make e2e` tell each other's tests apart."""
+    for item in items:
+        if REAL_NODE & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
 
 
 @pytest.fixture(scope="session")

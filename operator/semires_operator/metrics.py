@@ -44,8 +44,8 @@ class JobSeries(Collector):
             self._jobs[metadata["namespace"], metadata["name"]] = {
                 "uid": metadata["uid"],
                 "created": metadata.get("creationTimestamp"),
-                "refinement": str((job["spec"].get("refinement") or {}).get("strategy", "CPI-U")),
-                "dataset": str((job["spec"].get("dataset") or {}).get("name", "")),
+                "refinement": _word(job.get("spec"), "refinement", "strategy") or "CPI-U",
+                "dataset": _word(job.get("spec"), "dataset", "name"),
                 "status": job.get("status") or {},
             }
 
@@ -81,6 +81,13 @@ class _Families(dict[str, GaugeMetricFamily | CounterMetricFamily]):
     def counter(self, name: str, help_text: str, labels: dict[str, str], value: float) -> None:
         family = self.setdefault(name, CounterMetricFamily(name, help_text, labels=list(labels)))
         family.add_metric(list(labels.values()), value)
+
+
+def _word(spec: Any, section: str, key: str) -> str:
+    """A word of a spec; empty if it is not there. Another definition may have let anything in."""
+    for step in (section, key):
+        spec = spec.get(step) if isinstance(spec, Mapping) else None
+    return str(spec or "")
 
 
 def _phases(phases: Iterable[str | None]) -> Metric:

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from semires_operator import events, kube
-from semires_operator.actions import Action, AskCheckpoint, Create, Decision, Delete
+from semires_operator.actions import Action, AskCheckpoint, Create, Decision, Delete, Note
 from semires_operator.log_lines import JOB
 from semires_operator.metrics import Metrics
 from semires_operator.observed import Observed, Refusal
 from semires_operator.polling import Poller
+from semires_operator.reasons import Reason
 from semires_operator.seen import Job, job_of
 from semires_operator.store import Key, Kind, Raw, Store
 from semires_operator.work_queue import Again
@@ -28,6 +29,7 @@ RESOURCES: Mapping[str, kube.Resource] = {
     "SemiRESJob": kube.SEMIRESJOBS,
 }
 CONFLICT_SECONDS = 0.1
+INVALID = 422
 Observe = Callable[[Job, datetime], Awaitable[Observed]]
 Decide = Callable[[Job, Observed, datetime], Decision]
 
@@ -87,7 +89,12 @@ class Reconciler:
         read = job_of(job)
         seen = await self._observe(read, now())
         decision = self._decide(read, seen, now())
-        job = await self._record(job, decision.status)
+        try:
+            job = await self._record(job, decision.status)
+        except kube.ApiError as error:
+            if error.code == INVALID:
+                await self._tell_unwritable(job, read, error)
+            raise
         refusal = await self._act(job, seen, decision)
         if refusal is None:
             return decision.requeue_after
@@ -172,6 +179,11 @@ class Reconciler:
                 raise Again(f"{kind} {name} is somebody else's: who has the name is looked at.") from error
             logger.info("%s %s was there already.", kind, name)
         self._store.put(kind, made)
+
+    async def _tell_unwritable(self, job: Raw, read: Job, error: kube.ApiError) -> None:
+        """The stored job breaks its own definition: nothing of it can be written, so an event has to do."""
+        note = Note(type="Warning", reason=Reason.SPEC_INVALID.value, message=read.problem or error.message)
+        await events.tell(self._api, job, note, attempt=read.status.attempt, instance=self._instance)
 
     async def _tell(self, job: Raw, decision: Decision) -> None:
         attempt = int(decision.status.get("attempt") or 0)

@@ -28,8 +28,7 @@ class Bench:
     def __init__(self, cluster: ApiCluster, namespace: str, folder: Path, stack: ExitStack) -> None:
         self.cluster, self.namespace, self.folder = cluster, namespace, folder
         self._stack = stack
-        self.api = ApiClient(cluster.kubeconfig, namespace)
-        stack.callback(self.api.close)
+        self.api = stack.enter_context(ApiClient(cluster.kubeconfig, namespace))
         self.proxies: dict[str, ApiProxy] = {}
         """One for each replica, by its name."""
         self.operators: list[OperatorProcess] = []

@@ -124,8 +124,7 @@ def _remove_cgroups() -> None:
 
 def _removed(root: Path) -> bool:
     """The cgroup is gone, with those below it; not yet, if a process is still on its way out."""
-    folders = [root, *(path for path in root.rglob("*") if path.is_dir())] if root.exists() else []
-    for folder in sorted(folders, reverse=True):
+    for folder, _, _ in os.walk(root, topdown=False):
         with contextlib.suppress(OSError):  # not empty yet
-            folder.rmdir()
+            os.rmdir(folder)
     return not root.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -328,3 +329,15 @@ def test_an_attempt_that_ran_for_long_starts_the_waits_over(make_world: MakeWorl
     world.until("Retrying")
 
     assert world.requeue == pytest.approx(10, abs=1)
+
+
+@pytest.mark.parametrize(("wait", "requeue"), [(120, 5), (2, 2)])
+def test_a_stop_is_looked_at_when_its_deadline_comes(world: Any, wait: float, requeue: float) -> None:
+    world.settings = replace(world.settings, checkpoint_wait_seconds=wait)
+    running(world)
+    world.hung = True
+    world.edit(suspend=True)
+    world.look()
+
+    assert world.status["phase"] == "Stopping"
+    assert world.requeue == requeue

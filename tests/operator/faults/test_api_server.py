@@ -9,6 +9,7 @@ from testbed.api_cluster import ApiCluster
 from testbed.api_proxy import Errors
 from testbed.bench import Bench
 from testbed.cluster import Object
+from testbed.operators import SHIPPED_LEASE
 from testbed.player import End, Script, tour
 
 DOWN_SECONDS = 5.0
@@ -17,8 +18,8 @@ DOWN_SECONDS = 5.0
 def test_an_api_server_that_is_killed_and_away_for_seconds(place: Bench, own_api_cluster: ApiCluster) -> None:
     """In the middle of an attempt. A leader may have lost its Lease by then; it is started again like any pod."""
     place.play(tour())
-    place.operator(LEASE_SECONDS=12, LEASE_RENEW_SECONDS=8, LEASE_RETRY_SECONDS=2).start()
-    times = []
+    place.operator(**SHIPPED_LEASE).start()
+    times: list[float] = []
 
     def meanwhile(status: Object) -> None:
         if status.get("phase") == "Preflight" and not times:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from testbed.api_cluster import ApiCluster
-from testbed.api_proxy import ApiRequest, KillAgain, KillAt
+from testbed.api_proxy import ApiRequest, Decision, KillAgain, KillAt
 from testbed.bench import Bench, bench
 from testbed.player import tour
 
@@ -63,12 +63,13 @@ class KillWriters(KillAt):
             return False
         return f"{request.verb} {request.resource}" not in self.struck
 
-    def before(self, request: ApiRequest) -> None:
+    def before(self, request: ApiRequest) -> Decision:
         super().before(request)
         if self._chosen is request:
             self.struck.add(f"{request.verb} {request.resource}")
+        return None
 
-    def after(self, request: ApiRequest):  # type: ignore[no-untyped-def]
+    def after(self, request: ApiRequest) -> Decision:
         decision = super().after(request)
         if decision is not None:
             self._chosen, self._left = None, 0

@@ -8,12 +8,11 @@ import time
 
 import pytest
 from testbed.bench import Bench
-from testbed.operators import OperatorProcess
+from testbed.operators import SHIPPED_LEASE, OperatorProcess
 from testbed.player import End, Script
 from testbed.waiting import wait_until
 
 LONGEST_TAKEOVER = 20.0
-SHIPPED = {"LEASE_SECONDS": "12", "LEASE_RENEW_SECONDS": "8", "LEASE_RETRY_SECONDS": "2"}
 SHORT = {"LEASE_SECONDS": "3", "LEASE_RENEW_SECONDS": "2", "LEASE_RETRY_SECONDS": "0.5"}
 logger = logging.getLogger(__name__)
 
@@ -33,10 +32,12 @@ def test_another_takes_over_within_twenty_seconds_and_nothing_is_made_twice(plac
     """Each time a job is in the middle of its training."""
     place.play(Script(training=lambda attempt: End(after=3)))
     for name in ("one", "two"):
-        place.operator(name, **SHIPPED).start()
+        place.operator(name, **SHIPPED_LEASE).start()
     jobs = [f"j{number}" for number in range(times)]
     for job in jobs:
         leader = leader_of(place)
+        for operator in place.operators:  # one that has just been started does not know the Lease yet
+            operator.wait_until_ready()
         place.submit(job)
         place.wait("it trains", lambda status: status.get("phase") == "Running", name=job)
         leader.kill()
