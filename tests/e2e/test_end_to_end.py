@@ -185,11 +185,11 @@ def test_prometheus_knows_the_job_from_the_operator(
     world: World, chain: Object, expression: str, expected: float
 ) -> None:
     def found() -> list[Object]:
-        return [one for one in world.query(expression) if one["metric"]["namespace"] == demo_install.NAMESPACE]
+        series = [one for one in world.query(expression) if one["metric"]["namespace"] == demo_install.NAMESPACE]
+        return [one for one in series if float(one["value"][1]) == expected]
 
-    (series,) = wait_until(f"{expression} is scraped", found, seconds=20, every=0.5)
+    (series,) = wait_until(f"{expression} is scraped and is {expected}", found, seconds=20, every=0.5)
 
-    assert float(series["value"][1]) == expected
     assert series["metric"]["exported_namespace"] == world.namespace
 
 
