@@ -25,7 +25,7 @@ from testbed.s3_server import ACCESS, SECRET
 from semires_trainer.data.synthetic import SyntheticConfig, write_synthetic
 
 BUCKET, NAMESPACE, JOB = "demo", "demo", "first"
-IMAGES, EVALUATION_IMAGES, SIDE = 200, 20, 96
+IMAGES, EVALUATION_IMAGES, SIDE = 80, 12, 96
 LONGEST_SECONDS = 600
 OPERATOR, EXAMPLES = "semires-system", "examples/cluster"
 
