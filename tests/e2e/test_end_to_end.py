@@ -506,9 +506,8 @@ def test_the_operator_needs_little_memory(world: World, pair: Pair, say: Say) ->
 
 
 def test_the_operator_was_never_refused_anything(world: World, chain: Object, pair: Pair) -> None:
-    began = moment(
-        chain["metadata"]["creationTimestamp"]
-    )  # an earlier operator may have lost its rights before its end
+    # An earlier operator of a cluster that is kept may have lost its rights before its end.
+    began = moment(chain["metadata"]["creationTimestamp"])
     refused = [
         (event["verb"], event["objectRef"])
         for event in world.cluster.audited(demo_install.ACCOUNT, verbs=ALL_VERBS)
