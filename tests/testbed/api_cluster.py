@@ -250,7 +250,7 @@ class ApiCluster(Cluster):
         """The audited requests of `user` that were answered, in order; verb and object are in them."""
         lines = self.audit_log.read_text().splitlines() if self.audit_log.exists() else []
         events = (json.loads(line) for line in lines)
-        return [event for event in events if event["user"]["username"] == user and event["verb"] in verbs]
+        return [event for event in events if event["user"].get("username") == user and event["verb"] in verbs]
 
     def answers(self, path: str) -> bool:
         """The API server answers the administrator on `path` with 200."""
