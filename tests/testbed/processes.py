@@ -36,7 +36,7 @@ class Identity:
         with contextlib.suppress(ChildProcessError):  # another's child, which another has to bury
             os.waitpid(self.pid, os.WNOHANG)
         state, start = _state_and_start(self.pid)
-        return start == self.start and state not in ("Z", "X")
+        return start == self.start and (state not in ("Z", "X") or _has_threads(self.pid))
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
@@ -129,6 +129,14 @@ class Processes:
         partial = self._record(name).with_suffix(".partial")
         partial.write_text(json.dumps(asdict(identity)))
         partial.replace(self._record(name))
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether a process whose first thread has ended has others: they keep its ports until they have ended too."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except FileNotFoundError:
+        return False
 
 
 def _state_and_start(pid: int) -> tuple[str, int]:

@@ -157,6 +157,13 @@ CASES = [
         id="reserved-annotation",
     ),
     pytest.param(
+        "smallest",
+        {"proposals.sam.model": "Custom"},
+        "proposals.sam.sha256",
+        "is missing",
+        id="unknown-sam-without-digest",
+    ),
+    pytest.param(
         "placed",
         {"pod.volumes.0.name": "semires-cache", "pod.volumeMounts.0.name": "semires-cache"},
         "pod.volumes[0].name",
@@ -196,6 +203,9 @@ ALLOWED = [
     pytest.param("small-model", {"training.optimizedTextLayers": ...}, id="as-many-layers-as-the-preset-or-all"),
     pytest.param("placed", {"pod.env.0.name": "AWSOME"}, id="variable-that-looks-reserved"),
     pytest.param("placed", {"pod.labels": {"dev/semires": "a"}}, id="label-that-looks-reserved"),
+    pytest.param(
+        "smallest", {"proposals.sam.model": "Custom", "proposals.sam.sha256": "0" * 64}, id="unknown-sam-with-digest"
+    ),
     pytest.param("placed", {"pod.volumeMounts.0.mountPath": "/tmp/mine"}, id="folder-inside-a-reserved-one"),
     pytest.param("placed", {"pod.volumeMounts": ..., "pod.volumes": ...}, id="no-volumes"),
     pytest.param("published", {"storage": ..., "cache": {}}, id="no-storage-and-no-cache"),
