@@ -29,11 +29,13 @@ TIMES = ("rounds", "ours_ms", "peer_ms", "ours_min_ms", "peer_min_ms", "ratio", 
 
 LIMITS = {
     "storage": """
-Limits. A download of 512 MiB can't take less than its hash, which is listed; ours hashes while it fetches, but client
-and server share the two cores, and the peer that is twice as slow is not reached. Images one by one are bound by
-round trips, or, where there are none, by some 2 ms of CPU a request, which threads can't share. Archives: a quarter
-of small images lie too close to each other for ranges to leave anything out; what is saved is disk. Upload beside
-training: at most 10 % slower is the aim; a core that only hashes is the limit of the machine.
+Limits. A download of 512 MiB can't take less than its hash, which is listed; ours hashes while it fetches. The aim,
+half the peer's time, is not reached on two cores: client and server keep both busy from beginning to end (1.7 times
+the peer in memory), and on a disk that is busy ours waits for its sync, which the first peer leaves out (1.1 to 1.7
+times). Images one by one are bound by round trips, or, where there are none, by some 2 ms of CPU a request, which
+threads can't share. Archives: a quarter of small images lie too close to each other for ranges to leave anything out;
+what is saved is disk. Upload beside training: at most 10 % slower is the aim; a core that only hashes is the limit of
+the machine.
 """
 }
 """Page -> what bounds its figures, and which aims are missed."""
