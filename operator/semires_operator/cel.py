@@ -30,6 +30,7 @@ from semires_trainer.config import (
     TextDimensions,
 )
 from semires_trainer.presets import BY_PATH
+from semires_trainer.spec.explain import SHOWN_CHARACTERS
 from semires_trainer.spec.pod import (
     RESERVED_ENVIRONMENT,
     RESERVED_FOLDERS,
@@ -43,7 +44,6 @@ from semires_trainer.spec.pod import (
 from semires_trainer.spec.scalars import BUCKET_PATTERN, DECIMAL_PATTERN, VISIBLE_PATTERN, Section
 
 Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"]
-SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

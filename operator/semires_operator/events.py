@@ -40,7 +40,7 @@ def event_of(job: dict[str, Any], note: Note, *, attempt: int, instance: str, no
             "name": f"{metadata['name']}.{hashlib.sha256(said.encode()).hexdigest()[:16]}",
             "namespace": metadata["namespace"],
         },
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "eventTime": kube.micro_time(now),
         "type": note.type,
         "reason": note.reason[:MAX_REASON],
         "action": "Reconcile",

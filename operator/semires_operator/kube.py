@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,11 @@ TOKEN_SECONDS = 30.0
 """A token file is read again after this long: the kubelet replaces it before it expires."""
 MAX_MESSAGE = 2048
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+
+
+def micro_time(moment: datetime) -> str:
+    """A time in UTC as Leases and Events have it (MicroTime of the API)."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -181,4 +181,4 @@ def _spec_of(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return kube.micro_time(datetime.now(UTC))

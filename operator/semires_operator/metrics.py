@@ -7,17 +7,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from semires_operator.reasons import CONDITIONS
+from semires_operator.status import Phase
+
 MAX_JOBS = 5000
 """Jobs with series; further ones are counted in semires_operator_jobs only."""
-CONDITIONS = ("Complete", "Failed", "Finished", "Suspended", "Running", "Progressing", "CheckpointFresh", "Degraded")
-PHASES = ("Pending", "Queued", "Preflight", "Running", "Stopping", "Suspended", "Retrying", "Succeeded", "Failed")
 FIGURES = {
     "loss": ("semires_job_loss", "Loss of the last logged step.", 1.0),
     "learningRate": ("semires_job_learning_rate", "Learning rate of the last logged step.", 1.0),
@@ -92,7 +93,7 @@ def _word(spec: Any, section: str, key: str) -> str:
 
 def _phases(phases: Iterable[str | None]) -> Metric:
     family = GaugeMetricFamily("semires_operator_jobs", "Jobs by phase.", labels=["phase"])
-    counts = dict.fromkeys(PHASES, 0)
+    counts = dict.fromkeys(get_args(Phase), 0)
     for phase in phases:
         if phase in counts:
             counts[phase] += 1

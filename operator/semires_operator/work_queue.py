@@ -52,11 +52,6 @@ class WorkQueue(Generic[Key]):
         """Keys that are due or will be."""
         return len(self._due)
 
-    @property
-    def busy(self) -> int:
-        """Keys that are worked on now."""
-        return len(self._busy)
-
     def depth(self) -> int:
         """Keys that are due and wait for a worker."""
         now = self._clock()

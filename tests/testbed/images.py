@@ -176,7 +176,7 @@ def _take_from_machine(root: Path) -> None:
 
 
 def _open_way_to_interpreter(root: Path) -> None:
-    """The environment's interpreter is mounted at its own path, /root/... perhaps, where others may not go."""
+    """The environment's interpreter is mounted at its own path, in a home folder perhaps, where others may not go."""
     folder = root
     for word in Path(sys.base_prefix).parts[1:]:
         folder = folder / word

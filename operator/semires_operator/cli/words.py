@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.text import Text
 
+from semires_operator import display
 from semires_operator.client.model import clean
-from semires_trainer.eta import format_seconds
 
 PHASE_SHADES = {
     "Pending": "yellow",
@@ -43,7 +43,7 @@ def age(since: datetime | None, now: datetime) -> str:
 
 def duration(seconds: float) -> str:
     """12s, 12m, 5h, 2h10m."""
-    return EVEN.sub("", format_seconds(seconds))
+    return EVEN.sub("", display.duration(max(0, round(seconds))))
 
 
 def bar(percent: float, *, width: int, blocks: tuple[str, str] = BLOCKS) -> Text:

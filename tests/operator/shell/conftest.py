@@ -23,6 +23,7 @@ import yaml
 from testbed.api_cluster import ApiCluster, free_ports
 from testbed.api_proxy import ApiProxy
 from testbed.cluster import Cluster
+from testbed.player import progress_document
 from testbed.waiting import wait_until
 
 from semires_operator import kube
@@ -239,23 +240,7 @@ class Trainer(ThreadingHTTPServer):
 
     def show(self, pod: Raw, **changed: Any) -> None:
         """Serve the progress of this pod."""
-        labels = pod["metadata"]["labels"]
-        self.document = {
-            "schemaVersion": 1,
-            "jobUid": labels["semires.dev/job-uid"],
-            "attempt": int(labels["semires.dev/attempt"]),
-            "podUid": pod["metadata"]["uid"],
-            "stage": "train",
-            "epoch": 1,
-            "epochs": 4,
-            "step": 10,
-            "steps": 40,
-            "progressPercentage": 25,
-            "metrics": [{"name": "loss", "value": "0.5"}],
-            "lastUpdatedTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "lastCheckpoint": None,
-            **changed,
-        }
+        self.document = progress_document(pod, **changed)
 
 
 class _Page(BaseHTTPRequestHandler):
