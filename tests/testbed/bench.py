@@ -115,8 +115,10 @@ class Bench:
     def writes(
         self, replica: str = "one", *, beside: tuple[str, ...] = ("semiresjobs/status", "events", "leases")
     ) -> list[str]:
-        """Writes of a replica, but for those `beside`."""
-        requests = [exchange.request for exchange in self.proxies[replica].exchanges() if exchange.request.writes]
+        """Writes of a replica in this namespace, but for those `beside`; it may see other tests' jobs elsewhere."""
+        mine = f"/namespaces/{self.namespace}/"
+        requests = [one.request for one in self.proxies[replica].exchanges() if one.request.writes]
+        requests = [one for one in requests if mine in one.path]
         told = [f"{one.resource}/{one.subresource}" if one.subresource else one.resource for one in requests]
         return [f"{one.verb} {name}" for one, name in zip(requests, told, strict=True) if name not in beside]
 
