@@ -13,9 +13,9 @@ CODE := operator trainer tests $(wildcard benchmarks examples)
 
 # A Kubernetes of its own on this machine (docs/testbed.md); what it needs of the system it says, and never installs.
 TESTBED := PYTHONPATH=tests $(BIN)/python -m testbed
-GENERATORS := semires_trainer.reference_docs semires_operator.crd semires_operator.reasons semires_operator.cli.pictures
+GENERATORS := semires_trainer.reference_docs semires_operator.crd semires_operator.operations_page semires_operator.cli.pictures
 
-.PHONY: help env quickstart test test-long benchmark lint format generate check-generated lock clean
+.PHONY: help env quickstart test test-rootless test-long benchmark lint format generate check-generated lock clean
 .PHONY: cluster-build cluster-up cluster-down cluster-demo e2e images
 
 help: ## List the targets
@@ -31,7 +31,9 @@ quickstart: $(ENV) ## Train SemiRES on the synthetic benchmark on the CPU, in mi
 	$(BIN)/semires data synthetic --output synthetic --images 1500 --eval-images 50
 	$(BIN)/semires run examples/quickstart.yaml
 
-test: $(ENV) ## Run all tests but the long ones and those of `make e2e`
+test: test-rootless e2e ## Run all tests but the long ones
+
+test-rootless: $(ENV) ## Those of them that need neither root nor the Debian packages of the real node
 	$(PYTEST) -m "not long and not real" $(SPREAD)
 
 test-long: $(ENV) ## Run the tests that take minutes: about an hour

@@ -45,7 +45,7 @@ class Bodies:
             uid=job.uid,
             namespace=job.namespace,
             attempt=attempt,
-            image=(recorded and recorded.image) or image_of(whole, settings),
+            image=(recorded and recorded.image) or image_of(whole.spec, settings),
             endpoint=self._endpoint(whole, job.namespace),
             micro_batch=job.status.micro_batch,
             preflight=preflight,

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from semires_operator.document import Document, document_of
 from semires_operator.endpoints import AWS, Endpoint
-from semires_operator.names import API_VERSION, KIND, child_labels
+from semires_operator.names import API_VERSION, DOCUMENT_ANNOTATION, KIND, child_labels
 from semires_operator.settings import Settings
 from semires_operator.status import Preflight
-from semires_trainer.config import Resources, SemiRESJob
+from semires_trainer.config import Resources, SemiRESJob, Spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +56,10 @@ class Launch:
         """Of a child and its pods."""
         return child_labels(self.name, self.uid, self.attempt, role)
 
+    def annotations(self) -> dict[str, str]:
+        """Of a child. ConfigError if the document is too long."""
+        return {DOCUMENT_ANNOTATION: self.document().sha256}
+
     def owner(self) -> dict[str, object]:
         """The SemiRESJob as controller. It does not block the owner's deletion."""
         return {
@@ -68,6 +72,6 @@ class Launch:
         }
 
 
-def image_of(job: SemiRESJob, settings: Settings) -> str:
+def image_of(spec: Spec, settings: Settings) -> str:
     """The image of a job that has not run yet."""
-    return job.spec.image or settings.trainer_image
+    return spec.image or settings.trainer_image

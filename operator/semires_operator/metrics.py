@@ -45,7 +45,7 @@ class JobSeries(Collector):
             self._jobs[metadata["namespace"], metadata["name"]] = {
                 "uid": metadata["uid"],
                 "created": metadata.get("creationTimestamp"),
-                "refinement": _word(job.get("spec"), "refinement", "strategy") or "CPI-U",
+                "refinement": _word(job.get("status"), "display", "refine"),  # a spec may leave it to its preset
                 "dataset": _word(job.get("spec"), "dataset", "name"),
                 "status": job.get("status") or {},
             }
@@ -84,11 +84,11 @@ class _Families(dict[str, GaugeMetricFamily | CounterMetricFamily]):
         family.add_metric(list(labels.values()), value)
 
 
-def _word(spec: Any, section: str, key: str) -> str:
-    """A word of a spec; empty if it is not there. Another definition may have let anything in."""
+def _word(part: Any, section: str, key: str) -> str:
+    """A word of a spec or status; empty if it is not there. Another definition may have let anything in."""
     for step in (section, key):
-        spec = spec.get(step) if isinstance(spec, Mapping) else None
-    return str(spec or "")
+        part = part.get(step) if isinstance(part, Mapping) else None
+    return str(part or "")
 
 
 def _phases(phases: Iterable[str | None]) -> Metric:

@@ -1,21 +1,10 @@
-"""Every reason that a status, a condition or an event of ours may carry, with its meaning and what to do.
-
-python -m semires_operator.reasons             # the tables of docs/operations.md
-python -m semires_operator.reasons --check     # exit 1 if the page is out of date
-"""
+"""Every reason that a status, a condition or an event of ours may carry, with its meaning and what to do."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
-
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
-BEGIN, END = "<!-- begin generated: {} -->", "<!-- end generated: {} -->"
 
 
 class Reason(StrEnum):
@@ -83,13 +72,7 @@ class Reason(StrEnum):
 
 
 Section = Literal["course", "waiting", "watch", "failed", "attempt"]
-TITLES: dict[Section, str] = {
-    "course": "The usual course",
-    "waiting": "Why it isn't running",
-    "watch": "While it runs",
-    "failed": "Why the job failed",
-    "attempt": "Why an attempt ended",
-}
+"""The usual course; why it isn't running; while it runs; why the job failed; why an attempt ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +135,8 @@ ABOUT: dict[Reason, About] = {
         "Free GPUs, add nodes, or ask for less: `spec.resources`, `spec.pod.nodeSelector`, `spec.pod.tolerations`.",
     ),
     Reason.IMAGE_PULL_BACK_OFF: _waiting(
-        "The node can't pull the image.", "Correct `spec.image`, or give `spec.pod.imagePullSecrets`; then a new job."
+        "The node can't pull the image.",
+        "Correct `spec.image`, or give `spec.pod.imagePullSecrets`: set `spec.suspend`, edit, and unset it.",
     ),
     Reason.QUOTA_EXCEEDED: _waiting(
         "A ResourceQuota of the namespace leaves no room for the pod.", "Free some of it, or have it raised."
@@ -334,47 +318,3 @@ CONDITIONS: dict[str, tuple[str, str]] = {
 def is_warning(reason: Reason) -> bool:
     """Whether an event of this reason is a Warning: a person may have to do something."""
     return ABOUT[reason].section in {"waiting", "failed"} and reason is not Reason.WAITING_FOR_OLD_OBJECT
-
-
-def tables() -> dict[str, str]:
-    """The generated parts of the page, by name."""
-    lines = ["| condition | meaning | what to do |", "|---|---|---|"]
-    lines += [f"| {name} | {meaning} | {remedy} |" for name, (meaning, remedy) in CONDITIONS.items()]
-    parts = {"conditions": "\n".join(lines)}
-    for section in TITLES:
-        rows = [(reason, about) for reason, about in ABOUT.items() if about.section == section]
-        lines = ["| reason | meaning | what to do |", "|---|---|---|"]
-        lines += [f"| {reason.value} | {about.meaning} | {about.remedy} |" for reason, about in rows]
-        parts[f"reasons {section}"] = "\n".join(lines)
-    return parts
-
-
-def filled(page: str) -> str:
-    """The page with its generated parts as they should be. ValueError if the place of one is missing."""
-    for name, table in tables().items():
-        begin, end = BEGIN.format(name), END.format(name)
-        before, found, rest = page.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not found or not closed:
-            raise ValueError(f"{PAGE.name} has no place for {name!r}: write the lines {begin} and {end}")
-        page = f"{before}{begin}\n{table}\n{end}{after}"
-    return page
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the page, or tell whether it is out of date."""
-    parser = argparse.ArgumentParser(description="The generated tables of docs/operations.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if it is out of date")
-    only_check = parser.parse_args(arguments).check
-    is_now = PAGE.read_text(encoding="utf-8")
-    should_be = filled(is_now)
-    if not only_check:
-        PAGE.write_text(should_be, encoding="utf-8")
-    elif is_now != should_be:
-        sys.stderr.write(f"{PAGE.name} is out of date: run python -m semires_operator.reasons\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

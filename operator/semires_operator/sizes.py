@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from semires_operator.launch import Launch
-from semires_trainer.config import ResolvedModel, resolve
+from semires_trainer.config import checkpoint_bytes, declared_shape, resolve
 
 GI = 1 << 30
 SCRATCH_BYTES = 8 * GI
@@ -28,10 +28,6 @@ STOP_SECONDS = 150
 UPLOAD_BYTES_PER_SECOND = 25e6
 """A slow uplink, for the first upload that nobody has measured."""
 LONGEST_GRACE_SECONDS = 3600
-BYTES_PER_PARAMETER = 16
-"""Of a checkpoint: student, teacher and Adam's two moments, each 4."""
-BERT_BASE = (768, 12, 3072, 512)
-VOCABULARY = 30522
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +87,6 @@ def grace_seconds_of(launch: Launch) -> int:
     if launch.upload_seconds is not None:
         upload = 2 * launch.upload_seconds
     else:
-        upload = checkpoint_bytes_of(resolve(launch.job).model) / UPLOAD_BYTES_PER_SECOND
+        resolved = resolve(launch.job)
+        upload = checkpoint_bytes(resolved, declared_shape(resolved.model)) / UPLOAD_BYTES_PER_SECOND
     return min(math.ceil((STOP_SECONDS + upload) / 30) * 30, LONGEST_GRACE_SECONDS)
-
-
-def checkpoint_bytes_of(model: ResolvedModel) -> int:
-    """About the size of a checkpoint on disk, from the sizes in the manifest."""
-    width = model.embed_dim
-    backbone = sum(12 * depth * (width << stage) ** 2 for stage, depth in enumerate(model.depths))
-    text = model.text_dimensions
-    hidden, layers, inner, positions = (
-        (text.hidden_size, text.layers, text.intermediate_size, text.max_positions) if text else BERT_BASE
-    )
-    encoder = layers * (4 * hidden**2 + 2 * hidden * inner) + (VOCABULARY + positions) * hidden
-    fusions_and_decoder = 1300 * width**2 + 64 * width * hidden
-    return BYTES_PER_PARAMETER * (backbone + encoder + fusions_and_decoder)

@@ -184,7 +184,9 @@ class Provenance(_Part):
     """From what the results came."""
 
     image: Annotated[str, Field(max_length=512)] = ""
-    """The image of all attempts: with digest once a node has told it."""
+    """The image of all attempts: with digest once a node has told it. Another one only after an edit of spec.image."""
+    requested_image: Annotated[str, Field(max_length=512)] = ""
+    """spec.image when that was chosen; empty if it was the operator's default."""
     document_sha256: Sha256 | None = None
     """Of the document that the last attempt was given."""
     operator_version: Word = ""
@@ -232,7 +234,9 @@ class Status(_Part):
     retry_at: AwareDatetime | None = None
     """When the next attempt may begin."""
     micro_batch: Count | None = None
-    """training.microBatch of the next attempt, after GPU memory ran out."""
+    """training.microBatch of the next attempt, after GPU memory ran out. An edit of that field replaces it."""
+    requested_micro_batch: Count | None = None
+    """training.microBatch when the attempt began."""
     start_time: AwareDatetime | None = None
     """When the first trainer began."""
     completion_time: AwareDatetime | None = None

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 from e2e import inputs
 from e2e.world import World, condition_of, phase_of
 from testbed import demo_install
-from testbed.cluster import Object
+from testbed.cluster import REPOSITORY, Object
 from testbed.s3_server import ACCESS
 from testbed.waiting import wait_until
 
@@ -36,6 +37,13 @@ MOST_IDLE_BYTES = 110 * MIB
 MOST_WRITES = 4
 """Of the operator for a job of one attempt, beside status and events."""
 ALL_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+FOR_OTHER_CLUSTERS = {
+    ("semires.dev", "semiresjobs", "delete"),
+    ("", "nodes", "get"),
+    ("kueue.x-k8s.io", "workloads", "list"),
+    ("kueue.x-k8s.io", "workloads", "watch"),
+}
+"""Rights that none of these stories needs: ttlSecondsAfterFinished, a lost node, Kueue. Those of tests/operator do."""
 LIES = 8
 """That the impostor knows."""
 IMPOSTOR = Path(__file__).parent / "impostor" / "pod.py"
@@ -191,6 +199,17 @@ def test_prometheus_knows_the_job_from_the_operator(
     (series,) = wait_until(f"{expression} is scraped and is {expected}", found, seconds=20, every=0.5)
 
     assert series["metric"]["exported_namespace"] == world.namespace
+
+
+@pytest.mark.parametrize("page", ["metrics.md", "operations.md"])
+def test_prometheus_understands_the_questions_of_the_docs(world: World, chain: Object, page: str) -> None:
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    table = text.partition("| question | PromQL |\n")[2].partition("\n\n")[0]
+    questions = re.findall(r"`([^`]+)`", table)
+
+    assert len(questions) >= 5
+    for promql in questions:
+        world.query(promql)
 
 
 @pytest.mark.parametrize("name", ["semires_train_loss", "semires_train_step_seconds_count", "semires_eval_oiou_ratio"])
@@ -515,6 +534,29 @@ def test_the_operator_was_never_refused_anything(world: World, chain: Object, pa
     ]
 
     assert refused == []
+
+
+def test_the_operator_has_no_right_that_it_does_not_use(
+    world: World, survived: Survived, believed: Believed, denied: Object
+) -> None:
+    used = {right_of(event) for event in world.cluster.audited(demo_install.ACCOUNT, verbs=ALL_VERBS)}
+    role = world.cluster.get("clusterrole", demo_install.NAME)
+    lease = world.cluster.get("role", f"{demo_install.NAME}-lease", "-n", demo_install.NAMESPACE)
+
+    assert set(rights_of(role, lease)) - used == FOR_OTHER_CLUSTERS
+
+
+def right_of(event: Object) -> tuple[str, str, str]:
+    """API group, resource and verb of an audited request."""
+    about = event["objectRef"]
+    resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
+    return about.get("apiGroup", ""), resource, event["verb"]
+
+
+def rights_of(*roles: Object) -> Iterator[tuple[str, str, str]]:
+    """What the rules of roles grant."""
+    for rule in itertools.chain.from_iterable(role["rules"] for role in roles):
+        yield from itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
 
 
 def test_no_replica_crashed(world: World, pair: Pair) -> None:

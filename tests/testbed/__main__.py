@@ -1,4 +1,4 @@
-"""Command line of the testbed: `PYTHONPATH=tests python -m testbed up|down|status|build [--depth api|fake|real]`."""
+"""Command line of the testbed: `PYTHONPATH=tests python -m testbed up|down|status|build|check [--depth DEPTH]`."""
 
 from __future__ import annotations
 
@@ -74,6 +74,16 @@ def build(depth: str | None) -> None:
     line = requirements.install_line(depth or "real")
     if line:
         _say(f"this machine lacks Debian packages; install them with:\n  {line}")
+
+
+@main.command()
+@_depth
+def check(depth: str) -> None:
+    """Whether a depth can run here; exit status 1, with the reason, if not."""
+    try:
+        requirements.check(depth)
+    except requirements.RequirementError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _cluster(depth: str, *, nodes: int = 4) -> ApiCluster:

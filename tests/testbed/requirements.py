@@ -25,6 +25,8 @@ _REAL = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
 }
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
+"""Bits of /proc/PID/status (capabilities(7)) without which there is neither a network namespace nor a mount."""
 PACKAGES = {"api": _API, "fake": _API, "real": _REAL}
 """By depth: program or file, and the Debian package that has it."""
 
@@ -38,8 +40,21 @@ def check(depth: str) -> None:
     line = install_line(depth)
     if line:
         raise RequirementError(f"the testbed's depth {depth!r} needs Debian packages; install them with:\n  {line}")
-    if depth == "real" and os.geteuid() != 0:
-        raise RequirementError("the testbed's depth 'real' makes network namespaces and containers: run it as root")
+    reason = forbidden(depth)
+    if reason:
+        raise RequirementError(f"the testbed's depth {depth!r} can't run here: {reason}")
+
+
+def forbidden(depth: str) -> str:
+    """Why this process may not run the depth, whatever is installed; empty if it may."""
+    if depth != "real":
+        return ""
+    if os.geteuid() != 0:
+        return "it makes network namespaces and containers; run it as root"
+    status = Path("/proc/self/status").read_text()
+    capabilities = int(status.partition("CapEff:")[2].split()[0], 16)
+    missing = [name for name, bit in _CAPABILITIES.items() if not capabilities >> bit & 1]
+    return f"root lacks {' and '.join(missing)} here; run it in a privileged container, or outside" if missing else ""
 
 
 def install_line(depth: str) -> str:

@@ -61,6 +61,7 @@ from semires_trainer.spec.resolved import (
     ResolvedTraining,
 )
 from semires_trainer.spec.scalars import MARKERS, RANGE_KEY, Section, Text, Uri, contradiction
+from semires_trainer.spec.shape import Shape, TextShape, checkpoint_bytes, declared_shape, model_bytes
 from semires_trainer.spec.training import (
     Batch,
     BurnInAugmentation,
@@ -128,15 +129,20 @@ __all__ = [
     "Resources",
     "Sam",
     "SemiRESJob",
+    "Shape",
     "Spec",
     "Storage",
     "Strategy",
     "StrongNormalization",
     "TextDimensions",
+    "TextShape",
     "Training",
+    "checkpoint_bytes",
     "cluster_only_fields",
+    "declared_shape",
     "json_schema",
     "marked_schema",
+    "model_bytes",
     "parse_job",
     "resolve",
     "resolve_refinement",

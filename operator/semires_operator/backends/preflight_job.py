@@ -26,6 +26,7 @@ def build_preflight(launch: Launch, settings: Settings) -> dict[str, Any]:
             "name": preflight_name(launch.name, launch.attempt),
             "namespace": launch.namespace,
             "labels": labels,
+            "annotations": launch.annotations(),
             "ownerReferences": [launch.owner()],
         },
         "spec": {

@@ -48,6 +48,7 @@ class PyTorchJobs:
                 "name": name,
                 "namespace": launch.namespace,
                 "labels": launch.labels(TRAINING) | ({QUEUE_LABEL: queue} if queue else {}),
+                "annotations": launch.annotations(),
                 "ownerReferences": [launch.owner()],
             },
             "spec": spec,

@@ -27,8 +27,6 @@ from semires_operator.reasons import Reason
 from semires_operator.seen import Job
 from semires_operator.status import Phase, Preflight, Provenance
 
-DOCUMENT_SHA256 = "SEMIRES_DOCUMENT_SHA256"
-"""The variable of a body that names the document of the attempt."""
 SHORTEST_WAIT, LONGEST_WAIT = 5.0, 30.0
 """Between two looks at something that does not run: often at first, so that the reason is told within a minute."""
 
@@ -319,15 +317,5 @@ def _job_as_known(look: Look) -> Job:
 def _document(look: Look, body: dict[str, Any]) -> dict[str, Any]:
     """Provenance of the attempt that `body` begins."""
     known = look.status.provenance or Provenance()
-    sha256 = _variable(body, DOCUMENT_SHA256) or known.document_sha256
+    sha256 = body["metadata"]["annotations"][names.DOCUMENT_ANNOTATION]
     return {"provenance": known.model_copy(update={"document_sha256": sha256})}
-
-
-def _variable(body: Any, name: str) -> str | None:
-    """The value of an environment variable, wherever it stands in a body."""
-    if isinstance(body, dict):
-        if body.get("name") == name and "value" in body:
-            return str(body["value"])
-        body = list(body.values())
-    inner = body if isinstance(body, list) else []
-    return next(filter(None, (_variable(value, name) for value in inner)), None)

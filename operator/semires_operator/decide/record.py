@@ -9,6 +9,7 @@ from typing import Any
 
 from semires_operator.decide.look import STALE_SECONDS, Look, Step
 from semires_operator.failure import Verdict
+from semires_operator.launch import image_of
 from semires_operator.observed import Observed, Pod
 from semires_operator.outcome import Outcome
 from semires_operator.progress import told_checkpoint, told_progress
@@ -93,16 +94,25 @@ def _provenance(look: Look) -> Provenance | None:
 
 
 def begun(look: Look) -> dict[str, Any]:
-    """The fields of a new attempt."""
-    known = look.status.provenance
-    image = known.image if known and known.image else look.spec.image or look.settings.trainer_image
+    """The fields of a new attempt. What was found out for the spec holds until a person edits that field of it."""
+    known = look.status.provenance or Provenance()
+    requested, micro_batch = look.spec.image or "", look.spec.training.micro_batch
+    is_chosen = known.image and known.requested_image == requested
+    chosen = {
+        "image": known.image if is_chosen else image_of(look.spec, look.settings),
+        "requested_image": requested,
+        "operator_version": __version__,
+    }
+    is_tried = look.status.requested_micro_batch == micro_batch
     return {
         "attempt": look.status.attempt + 1,
         "attempt_created_at": look.now,
         "child": "",
         "retry_at": None,
         "running_since": None,
-        "provenance": (known or Provenance()).model_copy(update={"image": image, "operator_version": __version__}),
+        "provenance": known.model_copy(update=chosen),
+        "micro_batch": look.status.micro_batch if is_tried else None,
+        "requested_micro_batch": micro_batch,
     }
 
 

@@ -340,6 +340,42 @@ def test_the_image_of_the_first_attempt_is_kept(world: Any, worlds: Any) -> None
     assert world.status["provenance"]["documentSha256"] == worlds.SHA256
 
 
+def test_an_edit_of_the_image_while_suspended_replaces_what_was_chosen(world: Any, worlds: Any) -> None:
+    world.settings = worlds.Settings(trainer_image="registry.example/trainer:1")
+    world.until("Running")
+    world.edit(suspend=True)
+    world.until("Suspended")
+    world.edit(suspend=False, image="registry.example/mine:1")
+    world.until("Running")
+    chosen = world.status["provenance"]["image"]
+    world.edit(suspend=True)
+    world.until("Suspended")
+    world.settings = worlds.Settings(trainer_image="registry.example/trainer:2")
+    world.edit(suspend=False, image=None)
+    world.until("Running")
+
+    assert chosen == "registry.example/mine:1"
+    assert world.status["provenance"]["image"] == "registry.example/trainer:2"
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"), [pytest.param({}, 6, id="untouched"), pytest.param({"microBatch": 12}, None, id="edited")]
+)
+def test_an_edit_of_the_micro_batch_while_suspended_replaces_what_was_tried(
+    world: Any, training: dict[str, Any], expected: int | None
+) -> None:
+    error = {"reason": "GpuMemory", "message": "Too little GPU memory.", "field": "", "microBatch": 6}
+    world.until("Running")
+    world.end_pod(world.training_pod(), 6, outcome={"error": error})
+    world.until("Running")
+    world.edit(suspend=True)
+    world.until("Suspended")
+    world.edit(suspend=False, training=training)
+    world.until("Running")
+
+    assert world.bodies[-1]["spec"]["containers"][0]["microBatch"] == expected
+
+
 def test_children_of_earlier_attempts_are_deleted_when_the_next_begins(world: Any) -> None:
     world.until("Running")
     world.end_pod(world.training_pod(), 1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from semires_operator import reasons
 from semires_operator.actions import Unbuildable
 from semires_operator.observed import Backend, Refusal, Taken, Warning_
 from semires_operator.reasons import ABOUT, CONDITIONS, Reason
@@ -336,27 +334,6 @@ def test_what_is_waited_for_is_told_within_a_minute_once_and_as_an_event(world: 
     remedy = ABOUT[reason].remedy
     told_by_itself = reason in {Reason.WAITING_FOR_OLD_OBJECT, Reason.ENDPOINT_NOT_ALLOWED, Reason.BACKEND_MISSING}
     assert told_by_itself or remedy in world.status["message"]
-
-
-def test_the_page_is_up_to_date() -> None:
-    assert reasons.main(["--check"]) == 0
-
-
-def test_a_page_that_is_out_of_date_is_told_and_repaired(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = tmp_path / "operations.md"
-    page.write_text(reasons.PAGE.read_text().replace("No node has room", "Some node has room"))
-    monkeypatch.setattr(reasons, "PAGE", page)
-
-    assert reasons.main(["--check"]) == 1
-    assert "operations.md is out of date" in capsys.readouterr().err
-    assert reasons.main([]) == reasons.main(["--check"]) == 0
-
-
-def test_a_page_without_a_place_for_a_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="has no place for 'conditions'"):
-        reasons.filled("# Operations\n")
 
 
 def test_every_reason_and_condition_has_a_meaning_and_a_remedy(world: Any) -> None:

@@ -53,11 +53,14 @@ class Bodies:
 
 def _body(kind: str, name: str, attempt: int, job: Job) -> dict[str, Any]:
     image = job.status.provenance.image if job.status.provenance else ""
-    variables = [{"name": "SEMIRES_DOCUMENT_SHA256", "value": SHA256}]
-    container = {"image": image, "env": variables, "microBatch": job.status.micro_batch}
+    container = {"image": image, "microBatch": job.status.micro_batch}
     return {
         "kind": kind,
-        "metadata": {"name": name, "labels": {names.ATTEMPT_LABEL: str(attempt)}},
+        "metadata": {
+            "name": name,
+            "labels": {names.ATTEMPT_LABEL: str(attempt)},
+            "annotations": {names.DOCUMENT_ANNOTATION: SHA256},
+        },
         "spec": {"containers": [container]},
     }
 

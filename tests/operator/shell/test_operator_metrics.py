@@ -14,6 +14,7 @@ from semires_operator.metrics import MAX_JOBS, Metrics
 STATUS = {
     "phase": "Running",
     "attempt": 3,
+    "display": {"refine": "CPI"},
     "startTime": "2026-01-01T00:01:00Z",
     "completionTime": "2026-01-01T05:00:00Z",
     "conditions": [
@@ -43,7 +44,7 @@ def job(name: str = "a", **status: Any) -> dict[str, Any]:
     metadata = {"namespace": "team", "name": name, "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
     return {
         "metadata": metadata,
-        "spec": {"dataset": {"name": "RefCOCO"}, "refinement": {"strategy": "CPI"}},
+        "spec": {"dataset": {"name": "RefCOCO"}, "training": {"preset": "OfficialCPI"}},
         "status": {**STATUS, **status},
     }
 
@@ -76,6 +77,13 @@ def test_a_job_has_its_series(metrics, name, value):
     metrics.jobs.show(job())
 
     assert values(metrics, name) == {(("name", "a"), ("namespace", "team")): pytest.approx(value)}
+
+
+def test_the_strategy_of_a_job_is_the_one_that_its_preset_chooses(metrics):
+    metrics.jobs.show(job())
+
+    ((labels, _),) = values(metrics, "semires_job_info").items()
+    assert dict(labels)["refinement"] == "CPI"
 
 
 def test_a_condition_is_1_for_the_status_it_has(metrics):

@@ -83,3 +83,12 @@ def test_what_the_system_lacks_is_told_as_one_line(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(requirements.RequirementError, match=r"apt-get install -y --no-install-recommends openssl$"):
         requirements.check("api")
+
+
+def test_a_process_without_rights_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "install_line", lambda depth: "")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
+    with pytest.raises(requirements.RequirementError, match="run it as root"):
+        requirements.check("real")
+    requirements.check("fake")

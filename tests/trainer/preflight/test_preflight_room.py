@@ -11,11 +11,11 @@ import skimage.data
 import torch
 
 from semires_trainer.checkpoint import Contents
-from semires_trainer.config import Resolved, parse_job, resolve
+from semires_trainer.config import Resolved, checkpoint_bytes, model_bytes, parse_job, resolve
 from semires_trainer.models.build import count_parameters, model_shape, parameter_groups
 from semires_trainer.models.deploy import ModelInfo, save_model
 from semires_trainer.optim import build_optimizer
-from semires_trainer.preflight.room import checkpoint_bytes, checkpoints_kept, model_bytes, proposal_bytes, room_needed
+from semires_trainer.preflight.room import checkpoints_kept, proposal_bytes, room_needed
 from semires_trainer.preflight.shape import shape_of
 from semires_trainer.proposals.build import build_key, build_proposer
 from semires_trainer.proposals.packed_cache import PackedCache

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from semires_trainer.config import Resolved
+from semires_trainer.config import Resolved, Shape, checkpoint_bytes, model_bytes
 from semires_trainer.inputs import input_uris
-from semires_trainer.preflight.shape import Shape
 
-FLOAT_BYTES = 4
 RECORD_BYTES = {"SAM": 96 << 10, "Felzenszwalb": 192 << 10, "Precomputed": 96 << 10}
 """Of the masks of one image in the store. Measured: 27 KiB for 64 masks like SAM's, 147 KiB for 780 segments."""
 PACKED_MASKS = 16
@@ -38,18 +36,6 @@ def proposal_bytes(resolved: Resolved) -> int:
     """Of one image: its record in the store, and its masks at the training size."""
     generator, size = resolved.proposals.generator, resolved.model.image_size
     return RECORD_BYTES[generator] + PACKED_MASKS * size * -(-size // 8)
-
-
-def model_bytes(shape: Shape) -> int:
-    """Of one set of weights."""
-    return FLOAT_BYTES * (shape.parameters + 2 * shape.buffers)
-
-
-def checkpoint_bytes(resolved: Resolved, shape: Shape) -> int:
-    """Of one checkpoint of mutual learning: student, teacher, two moments of what is trained."""
-    training = resolved.training
-    trained = shape.trained(text_layers=training.optimized_text_layers, embeddings=training.train_embeddings)
-    return 2 * model_bytes(shape) + 2 * FLOAT_BYTES * trained
 
 
 def checkpoints_kept(resolved: Resolved) -> int:
