@@ -17,7 +17,7 @@ from semires_operator.metrics import Metrics
 from semires_operator.observed import Observed, Refusal
 from semires_operator.polling import Poller
 from semires_operator.reasons import Reason
-from semires_operator.seen import Job, job_of
+from semires_operator.seen import Job, controller_of, job_of
 from semires_operator.store import Key, Kind, Raw, Store
 from semires_operator.work_queue import Again
 
@@ -199,12 +199,6 @@ def describe(action: Action) -> str:
     if isinstance(action, Delete):
         return f"Delete {action.kind}/{action.name}"
     return f"Ask {action.pod} for a checkpoint"
-
-
-def controller_of(body: Raw) -> dict[str, Any]:
-    """The reference to the controller of an object; empty if it has none."""
-    owners = body["metadata"].get("ownerReferences") or ()
-    return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def merge_patch_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

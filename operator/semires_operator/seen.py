@@ -139,7 +139,7 @@ def _child(
 
 def taken_of(raw: Raw, *, job_uid: str, owner_is_there: bool) -> Taken | None:
     """An object that has the name of our child; None if it is ours after all."""
-    owner = _controller(raw)
+    owner = controller_of(raw)
     if owner.get("uid") == job_uid:
         return None
     return Taken(
@@ -152,12 +152,12 @@ def taken_of(raw: Raw, *, job_uid: str, owner_is_there: bool) -> Taken | None:
 
 def is_ours(raw: Raw, job: Job) -> bool:
     """Whether a child is controlled by this very job, not by one of the same name."""
-    return _controller(raw).get("uid") == job.uid
+    return controller_of(raw).get("uid") == job.uid
 
 
 def is_pod_of(raw: Raw, job: Job) -> bool:
     """Whether a pod is of one of our children: its labels say so, and it is controlled by what they name."""
-    labels, owner = raw["metadata"].get("labels", {}), _controller(raw)
+    labels, owner = raw["metadata"].get("labels", {}), controller_of(raw)
     attempt, role = _attempt(raw["metadata"]), labels.get(names.ROLE_LABEL)
     owners = {
         names.TRAINING: ("PyTorchJob", names.child_name(job.name, attempt)),
@@ -249,7 +249,8 @@ def _true_conditions(raw: Raw) -> dict[str, Raw]:
     return {condition["type"]: condition for condition in conditions if condition.get("status") == "True"}
 
 
-def _controller(raw: Raw) -> Raw:
+def controller_of(raw: Raw) -> Raw:
+    """The reference to the controller of an object; empty if it has none."""
     owners = raw["metadata"].get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), {})
 
