@@ -11,7 +11,7 @@ from typing import Any
 import click
 import yaml
 
-from semires_operator import cel, crd_page, names
+from semires_operator import cel, change_rules, crd_page, names, section_rules
 from semires_operator.status import Status
 from semires_trainer.config import marked_schema
 from semires_trainer.presets import BY_PATH
@@ -63,7 +63,7 @@ class _Schema:
     def __init__(self, schema: Node, *, with_defaults: bool) -> None:
         self.definitions: Node = schema.get("$defs", {})
         self.with_defaults = with_defaults
-        self.rules = {model.__name__: rules for model, rules in cel.RULES.items()}
+        self.rules = {model.__name__: rules for model, rules in section_rules.RULES.items()}
         self.in_words = True
         """Whether forms are told in words, by rules. Not within lists of lists of lists: the API server charges rules
         by the longest lists that the bounds allow."""
@@ -206,24 +206,24 @@ def _always_there(section: Node, key: str) -> bool:
 
 def _freeze(section: Node, path: str) -> None:
     """Add rules to every field that says what is trained. The section itself is there before and after."""
-    changeable = cel.CHANGEABLE_ANYTIME | frozenset(cel.CHANGEABLE_WHILE_SUSPENDED)
+    changeable = change_rules.CHANGEABLE_ANYTIME | frozenset(change_rules.CHANGEABLE_WHILE_SUSPENDED)
     for key, node in section["properties"].items():
         place = f"{path}.{key}" if path else key
-        if place in changeable | cel.ONE_VALUE or place == "storage":
+        if place in changeable | change_rules.ONE_VALUE or place == "storage":
             continue
         always_there = _always_there(section, key)
         has_changeable = any(other.startswith(f"{place}.") for other in changeable)
         if "properties" not in node or not (always_there or has_changeable):
-            _add_rule(section, cel.fixed_rule(key, node, always_there=always_there))
+            _add_rule(section, change_rules.fixed_rule(key, node, always_there=always_there))
             continue
         # Of the optional ones only proposals.sam comes here: the generator, which stays, says whether it is there.
         _freeze(node, place)
 
 
 def _allow_while_suspended(spec: Node) -> None:
-    for path in cel.CHANGEABLE_WHILE_SUSPENDED:
-        _add_rule(spec, cel.while_suspended_rule(path, _unchanged(spec, path)))
-    _add_rule(spec, cel.endpoint_rule())
+    for path in change_rules.CHANGEABLE_WHILE_SUSPENDED:
+        _add_rule(spec, change_rules.while_suspended_rule(path, _unchanged(spec, path)))
+    _add_rule(spec, change_rules.endpoint_rule())
 
 
 def _unchanged(spec: Node, path: str) -> str:
@@ -232,7 +232,7 @@ def _unchanged(spec: Node, path: str) -> str:
         if not _always_there(section, key):
             optional.append(".".join(parts[:number]))
         section = section["properties"][key]
-    return cel.same(path, optional=optional)
+    return change_rules.same(path, optional=optional)
 
 
 def build_crd() -> Node:
@@ -241,7 +241,7 @@ def build_crd() -> Node:
         "description": "Train a referring segmentation model from few labels: semi-supervised, on Kubernetes.",
         "type": "object",
         "required": ["spec"],
-        **_validations(*cel.NAME_RULES),
+        **_validations(*section_rules.NAME_RULES),
         "properties": {
             "apiVersion": {"description": f"Version of this format: {names.API_VERSION}.", "type": "string"},
             "kind": {"description": f"{names.KIND}.", "type": "string"},

@@ -11,7 +11,7 @@ from testbed.rules import RuleAt, needless, node_at, rules_of, schema_of
 from testbed.semiresjobs import SPECS, Document, changed, changes, generic, places
 from testbed.verdicts import Answer, ApiServer, Cause
 
-from semires_operator import cel
+from semires_operator.change_rules import CHANGEABLE_ANYTIME, CHANGEABLE_WHILE_SUSPENDED
 from semires_operator.crd import build_crd, spec_schema
 
 CRD, SPEC = build_crd(), spec_schema()
@@ -95,7 +95,7 @@ def changed_by(rule: RuleAt) -> str:
     return "storage.endpoint" if field == "storage" else field
 
 
-@pytest.mark.parametrize("field", sorted(cel.CHANGEABLE_ANYTIME | set(cel.CHANGEABLE_WHILE_SUSPENDED)))
+@pytest.mark.parametrize("field", sorted(CHANGEABLE_ANYTIME | set(CHANGEABLE_WHILE_SUSPENDED)))
 def test_a_suspended_job_may_run_differently(field: str, api: ApiServer, stored: Stored) -> None:
     leaves = [
         leaf for leaf in leaves_below(field) if any(True for job in suspended(stored) for _ in with_field(job, leaf))
@@ -106,7 +106,7 @@ def test_a_suspended_job_may_run_differently(field: str, api: ApiServer, stored:
         assert any(answer.accepted for answer in answers_to(api, suspended(stored), leaf)), leaf
 
 
-@pytest.mark.parametrize("field", sorted(cel.CHANGEABLE_ANYTIME))
+@pytest.mark.parametrize("field", sorted(CHANGEABLE_ANYTIME))
 def test_a_running_job_may_be_told_when_to_end(field: str, api: ApiServer, stored: Stored) -> None:
     for leaf in leaves_below(field):
         assert any(answer.accepted for answer in answers_to(api, running(stored), leaf)), leaf
