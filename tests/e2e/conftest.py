@@ -14,10 +14,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from e2e import inputs
+from e2e import inputs, stories
 from e2e.world import World
 from testbed import demo_images, demo_install, requirements
-from testbed.cluster import RESTRICTED
+from testbed.cluster import RESTRICTED, Object
 from testbed.demo_images import Image
 from testbed.real_cluster import RealCluster
 from testbed.s3_server import ACCESS, SECRET
@@ -62,6 +62,54 @@ def world(pytestconfig: pytest.Config, say: Say, tmp_path_factory: pytest.TempPa
         pytestconfig.stash[WORLD] = world
         yield world
         say("; ".join(f"{what}: {seconds:.0f} s" for what, seconds in world.seconds.items()))
+
+
+# -- Stories, told once and in this order: each begins when the one before it is over.
+
+
+@pytest.fixture(scope="session")
+def wrong_key(world: World) -> str:
+    """The name of a job that is denied."""
+    return stories.apply_with_wrong_key(world)
+
+
+@pytest.fixture(scope="session")
+def impostor(world: World) -> str:
+    """The name of a job whose pod lies."""
+    return stories.apply_impostor(world)
+
+
+@pytest.fixture(scope="session")
+def chain(world: World, say: Say, wrong_key: str, impostor: str) -> Object:
+    """A job that nobody disturbs; two others fail and lie beside it."""
+    say("a job of four ranks, from kubectl apply to its results")
+    return stories.train(world)
+
+
+@pytest.fixture(scope="session")
+def denied(world: World, wrong_key: str) -> Object:
+    """The job that was denied, at its end."""
+    return world.wait_for_phase(wrong_key, "Failed")
+
+
+@pytest.fixture(scope="session")
+def believed(world: World, impostor: str) -> stories.Believed:
+    """What came of the lies."""
+    return stories.hear_all_lies(world, impostor)
+
+
+@pytest.fixture(scope="session")
+def survived(world: World, say: Say, chain: Object) -> stories.Survived:
+    """A job that was killed and suspended, with its operator."""
+    say("the same job; its pod is killed, it is suspended, and the operator dies each time")
+    return stories.survive(world)
+
+
+@pytest.fixture(scope="session")
+def pair(world: World, say: Say, survived: stories.Survived) -> stories.Pair:
+    """Two jobs at once."""
+    say("two jobs of two ranks, one store of masks")
+    return stories.train_two(world)
 
 
 @contextmanager

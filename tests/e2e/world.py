@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import time
@@ -9,6 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from testbed.cluster import KubectlError, Object
 from testbed.real_cluster import RealCluster
 from testbed.s3_server import ACCESS, REGION, SECRET
 from testbed.waiting import wait_until
+
+from semires_trainer.config import parse_job, resolve
+from semires_trainer.proposals.build import build_key
+from semires_trainer.proposals.store import ProposalStore
 
 REPORT_LINES = 25
 
@@ -191,6 +197,20 @@ class World:
         lines = self.path(f"{self.output(name)}/log-a{attempt}.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
+    def messages(self, name: str, attempt: int) -> list[str]:
+        """What an attempt has told, in words."""
+        return [str(record.get("message", "")) for record in self.log(name, attempt)]
+
+    def store(self, name: str, uri: str) -> ProposalStore:
+        """A store of masks of a job, from the server's own files."""
+        manifest = inputs.manifest(name, self.bucket, self.sam_sha256, {})
+        return ProposalStore(self.path(uri), build_key(resolve(parse_job(manifest)).proposals))
+
+    def picture_digests(self) -> list[str]:
+        """Names of the records of all training images."""
+        pictures = sorted(self.path(f"s3://{self.bucket}/images").glob("train*"))
+        return [sha256(path.read_bytes()) for path in pictures]
+
     # When something is wrong
 
     def report(self) -> str:
@@ -218,6 +238,16 @@ class World:
 
 def _container_of(pod: Object) -> str:
     return str(pod["status"]["containerStatuses"][0]["containerID"]).removeprefix("containerd://")
+
+
+def sha256(content: bytes) -> str:
+    """In hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def moment(text: str) -> datetime:
+    """A time as the API writes it."""
+    return datetime.fromisoformat(text)
 
 
 def phase_of(job: Object) -> str:
