@@ -57,7 +57,7 @@ class Launch:
         return child_labels(self.name, self.uid, self.attempt, role)
 
     def annotations(self) -> dict[str, str]:
-        """Of a child. ConfigError if the document is too long."""
+        """Of a child and of its pods. ConfigError if the document is too long."""
         return {DOCUMENT_ANNOTATION: self.document().sha256}
 
     def owner(self) -> dict[str, object]:

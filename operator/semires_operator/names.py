@@ -18,7 +18,7 @@ PREFLIGHT, TRAINING = "preflight", "training"
 """Values of ROLE_LABEL, and names of the containers' roles."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 DOCUMENT_ANNOTATION = f"{GROUP}/document-sha256"
-"""On every child: sha256 of the document that its pods are given."""
+"""On every child and pod: sha256 of the document that the pod is given."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """On the PyTorchJob itself: Kueue does not look at its pods."""
 

@@ -11,7 +11,6 @@ from semires_operator.environment import TERMINATION_LOG, preflight_variables, t
 from semires_operator.launch import Launch
 from semires_operator.names import (
     ATTEMPT_LABEL,
-    GROUP,
     JOB_UID_LABEL,
     PORT,
     PORT_NAME,
@@ -22,11 +21,10 @@ from semires_operator.names import (
 )
 from semires_operator.settings import Settings
 from semires_operator.sizes import PREFLIGHT_BYTES, disk_of, grace_seconds_of
-from semires_operator.volumes import CA_ANNOTATION, HOME, mounts_of, volumes_of
+from semires_operator.volumes import CA_ANNOTATION, HOME, cache_volume, mounts_of, volumes_of
 from semires_trainer.config import Resources
 
 USER_ID = 10001
-DOCUMENT_ANNOTATION = f"{GROUP}/document-sha256"
 UNDISTURBED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 """A training pod is not moved to save a node. The user's annotations may say otherwise."""
 PLACES = (
@@ -52,7 +50,8 @@ CONTAINER_SECURITY = {
 def training_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     """Template of a training pod, whose restart policy its owner sets. ConfigError if the document is too long."""
     disk, pod = disk_of(launch), launch.job.spec.pod
-    volumes = volumes_of(launch, cache_bytes=disk.cache, shm=launch.resources.shm)
+    cache = cache_volume(launch.job.spec.cache.claim, size=disk.cache)
+    volumes = volumes_of(launch, cache=cache, shm=launch.resources.shm)
     container = _container(launch, settings, volumes) | {
         "name": TRAINER_CONTAINER,
         "command": ["python", "-m", "semires_trainer.pod"],
@@ -74,10 +73,11 @@ def training_template(launch: Launch, settings: Settings) -> dict[str, Any]:
 def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     """Template of a preflight pod: no GPU and no node of its own. ConfigError if the document is too long.
 
-    Its deadline begins when a node has taken it, so a full cluster costs no attempt.
+    Its deadline begins when a node has taken it, so a full cluster costs no attempt. It leaves the cache's claim alone:
+    a claim is often bound where its first pod runs, and that may be a zone without GPUs.
     """
     preflight = launch.job.spec.preflight
-    volumes = volumes_of(launch, cache_bytes=PREFLIGHT_BYTES, shm=None)
+    volumes = volumes_of(launch, cache=cache_volume(None, size=PREFLIGHT_BYTES), shm=None)
     amount = {"cpu": preflight.cpu, "memory": preflight.memory}
     container = _container(launch, settings, volumes) | {
         "name": PREFLIGHT_CONTAINER,
@@ -130,7 +130,7 @@ def spread_of(launch: Launch) -> list[dict[str, Any]]:
 def _metadata(launch: Launch, role: str, defaults: dict[str, str]) -> dict[str, Any]:
     """Labels and annotations of a pod: ours win, except over defaults."""
     pod, bundle = launch.job.spec.pod, launch.endpoint.ca_bundle
-    ours = {DOCUMENT_ANNOTATION: launch.document().sha256} | ({CA_ANNOTATION: bundle} if bundle else {})
+    ours = launch.annotations() | ({CA_ANNOTATION: bundle} if bundle else {})
     return {"labels": {**pod.labels, **launch.labels(role)}, "annotations": {**defaults, **pod.annotations, **ours}}
 
 

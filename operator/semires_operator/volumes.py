@@ -16,9 +16,8 @@ NEEDED_KEYS, OPTIONAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("A
 READ_BY_GROUP = 0o440
 
 
-def cache_volume(launch: Launch, *, size: int) -> dict[str, Any]:
+def cache_volume(claim: str | None, *, size: int) -> dict[str, Any]:
     """Where inputs and the work folder are: a claim, or a folder of `size` bytes that is lost with the pod."""
-    claim = launch.job.spec.cache.claim
     source = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {"sizeLimit": str(size)}}
     return {"name": "semires-cache", **source}
 
@@ -42,11 +41,11 @@ def ca_volume() -> dict[str, Any]:
     return {"name": "semires-endpoint", "downwardAPI": {"defaultMode": READ_BY_GROUP, "items": [item]}}
 
 
-def volumes_of(launch: Launch, *, cache_bytes: int, shm: str | None) -> list[dict[str, Any]]:
+def volumes_of(launch: Launch, *, cache: dict[str, Any], shm: str | None) -> list[dict[str, Any]]:
     """All volumes of a pod; the user's last."""
     storage = launch.job.spec.storage
     volumes = [
-        cache_volume(launch, size=cache_bytes),
+        cache,
         {"name": "semires-home", "emptyDir": {}},
         {"name": "semires-tmp", "emptyDir": {}},
     ]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from semires_operator.client.errors import NoLog, NotFound, Unreachable
 from semires_operator.client.model import Job, clean, time_of
@@ -29,7 +29,8 @@ STAMPED = re.compile(r"(?P<stamp>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+\S*) ?(?P<te
 LOOK_SECONDS = 2.0
 """Between two looks for the pod that comes next."""
 PATIENCE_SECONDS = 300.0
-"""A followed log that can't be read for so long ends with its error."""
+"""While a log is followed, an API server that is away for so long ends it with its error."""
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +97,7 @@ class LogReader:
                 if self._is_over(job, read):
                     break
                 self.sleep(LOOK_SECONDS)
-            job = self.look()
+            job = self._ask(self.look)
         if not read:
             yield from self._kept(job)
 
@@ -105,13 +106,25 @@ class LogReader:
         selector = f"{JOB_UID_LABEL}={job.uid},{ROLE_LABEL}={self.request.role}"
         if self.request.attempt is not None:
             selector += f",{ATTEMPT_LABEL}={self.request.attempt}"
-        pods = [pod for pod in self.source.list_pods(job.namespace, selector) if self._is_wanted(job, pod)]
+        found = self._ask(lambda: self.source.list_pods(job.namespace, selector))
+        pods = [pod for pod in found if self._is_wanted(job, pod)]
         if self.request.pod and not pods and not self.request.follow:
             raise NoLog(f'{job.name} has no pod "{self.request.pod}"', remedy=f"See: semires describe {job.name}")
         fresh = [pod for pod in pods if _uid(pod) not in read and has_started(pod)]
         newest = max(fresh, key=lambda pod: (attempt_of(pod), _created(pod)), default=None)
         seen = max((attempt_of(pod) for pod in pods if _uid(pod) in read), default=0)
         return newest if newest is not None and attempt_of(newest) >= seen else None
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        """The answer to a question that was answered before: it can be waited for."""
+        began = self.clock()
+        while True:
+            try:
+                return question()
+            except Unreachable:
+                if not self.request.follow or self.clock() - began > PATIENCE_SECONDS:
+                    raise
+                self.sleep(LOOK_SECONDS)
 
     def _is_wanted(self, job: Job, pod: Mapping[str, Any]) -> bool:
         if self.request.pod:
@@ -177,7 +190,12 @@ class PodLog:
             except NotFound:
                 return  # the pod is gone
             except Unreachable:
-                if is_last or self.clock() - reached > PATIENCE_SECONDS:
+                if is_last:
+                    raise
+                # A container that says nothing for long is cut off too: the server itself tells the difference.
+                if self._answers():
+                    reached = self.clock()
+                elif self.clock() - reached > PATIENCE_SECONDS:
                     raise
                 self.sleep(LOOK_SECONDS)
 
@@ -199,6 +217,16 @@ class PodLog:
                 read_before = ""  # what follows is new, whatever its clock says
                 self._last = stamped["stamp"] if stamped else self._last
                 yield stamped["text"] if stamped else line
+
+    def _answers(self) -> bool:
+        """Whether the API server answers, whatever it says of the pod."""
+        try:
+            self._look_again()
+        except Unreachable:
+            return False
+        except NotFound:
+            return True  # the next pass finds out too
+        return True
 
     def _look_again(self) -> None:
         """The pod as it is now; as it was if it is gone."""

@@ -155,6 +155,57 @@ def test_no_log_is_told_with_the_state_and_what_to_do(make_job, status: dict[str
     assert status["phase"] in str(caught.value)
 
 
+class Clock:
+    """Time that passes with each look and with each wait."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_container_that_is_silent_for_long_is_followed_on(over: Job) -> None:
+    clock = Clock()
+
+    def silent(*lines: str) -> Generator[str]:
+        yield from lines
+        clock.pass_by(400)
+        raise Unreachable("Read timed out")
+
+    said = stamped("a", "b")
+    logs = [silent(said[0]), silent(), silent(), said]
+    cluster = Cluster([[pod(state=RUNNING)]] * 4 + [[pod()]], {"refcoco-a1-training-0": logs})
+    reader = LogReader(
+        source=cluster, look=lambda: over, request=LogRequest(follow=True), clock=clock, sleep=clock.pass_by
+    )
+
+    assert [line.text for line in reader.lines()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("away", [pytest.param(60.0, id="a minute"), pytest.param(3600.0, id="an hour")])
+def test_an_api_server_that_is_away_while_a_pod_is_waited_for_is_borne_for_a_while(make_job, away: float) -> None:
+    clock, running = Clock(), make_job(phase="Pending", attempt=1)
+    cluster = Cluster([[], [pod()], [pod()]], {"refcoco-a1-training-0": [stamped("a")]})
+    looks = itertools.count()
+
+    def look() -> Job:
+        if next(looks) and clock.now < away:
+            raise Unreachable("the API server could not answer (503)")
+        return make_job(phase="Failed", attempt=1) if clock.now > away else running
+
+    reader = LogReader(source=cluster, look=look, request=LogRequest(follow=True), clock=clock, sleep=clock.pass_by)
+    if away > 300:
+        with pytest.raises(Unreachable):
+            list(reader.lines())
+    else:
+        first = next(reader.lines())
+        assert first.text == "a"
+
+
 def test_of_a_finished_job_the_whole_log_is_named(over: Job) -> None:
     with pytest.raises(NoLog, match=r"The whole log is s3://results/refcoco/log-a2.jsonl"):
         read(Cluster([[]]), over)
