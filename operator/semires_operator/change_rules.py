@@ -7,42 +7,6 @@ from typing import Any
 
 from semires_operator.cel import Rule, shown
 
-CHANGEABLE_ANYTIME = frozenset(
-    {
-        "suspend",
-        "activeDeadlineSeconds",
-        "pendingDeadlineSeconds",
-        "failurePolicy",
-        "healthPolicy",
-        "preflight",
-        "ttlSecondsAfterFinished",
-    }
-)
-"""Fields below `spec` that the operator reads at each look."""
-
-CHANGEABLE_WHILE_SUSPENDED = (
-    "image",
-    "resources",
-    "pod",
-    "queue",
-    "cache",
-    "storage.region",
-    "storage.credentialsSecret",
-    "storage.serviceAccountName",
-    "dataset.badImageLimit",
-    "proposals.store",
-    "proposals.sam.pointsPerBatch",
-    "training.device",
-    "training.workers",
-    "training.microBatch",
-    "training.checkpoint",
-    "training.logIntervalSteps",
-)
-"""Fields below `spec` that say how an attempt runs, not what it trains: the next attempt reads them. While one runs,
-the spec goes on saying what runs."""
-ONE_VALUE = frozenset({"backend", "proposals.sam.mode"})
-"""Fields below `spec` that have one valid value today. Whoever adds a second decides when they may change."""
-
 
 def endpoint_rule() -> Rule:
     """Results don't move to another storage. Not having the section means the default one."""

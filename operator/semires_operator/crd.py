@@ -11,7 +11,7 @@ from typing import Any
 import click
 import yaml
 
-from semires_operator import cel, change_rules, crd_page, names, section_rules
+from semires_operator import cel, change_rules, changes, crd_page, names, section_rules
 from semires_operator.status import Status
 from semires_trainer.config import marked_schema
 from semires_trainer.presets import BY_PATH
@@ -206,10 +206,10 @@ def _always_there(section: Node, key: str) -> bool:
 
 def _freeze(section: Node, path: str) -> None:
     """Add rules to every field that says what is trained. The section itself is there before and after."""
-    changeable = change_rules.CHANGEABLE_ANYTIME | frozenset(change_rules.CHANGEABLE_WHILE_SUSPENDED)
+    changeable = changes.CHANGEABLE_ANYTIME | frozenset(changes.CHANGEABLE_WHILE_SUSPENDED)
     for key, node in section["properties"].items():
         place = f"{path}.{key}" if path else key
-        if place in changeable | change_rules.ONE_VALUE or place == "storage":
+        if place in changeable | changes.ONE_VALUE or place == "storage":
             continue
         always_there = _always_there(section, key)
         has_changeable = any(other.startswith(f"{place}.") for other in changeable)
@@ -221,7 +221,7 @@ def _freeze(section: Node, path: str) -> None:
 
 
 def _allow_while_suspended(spec: Node) -> None:
-    for path in change_rules.CHANGEABLE_WHILE_SUSPENDED:
+    for path in changes.CHANGEABLE_WHILE_SUSPENDED:
         _add_rule(spec, change_rules.while_suspended_rule(path, _unchanged(spec, path)))
     _add_rule(spec, change_rules.endpoint_rule())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from semires_operator import change_rules
+from semires_operator import changes
 
 Node = dict[str, Any]
 Column = tuple[str, str, str, int]
@@ -42,8 +42,8 @@ def _changes() -> str:
 
     return (
         "| when | fields below `spec` |\n|---|---|\n"
-        f"| at any time | {listed(sorted(change_rules.CHANGEABLE_ANYTIME))} |\n"
-        f"| while `suspend` is true | {listed(change_rules.CHANGEABLE_WHILE_SUSPENDED)} |\n"
+        f"| at any time | {listed(sorted(changes.CHANGEABLE_ANYTIME))} |\n"
+        f"| while `suspend` is true | {listed(changes.CHANGEABLE_WHILE_SUSPENDED)} |\n"
         "| never | all others: what is trained, `output` and `storage.endpoint` |\n"
     )
 

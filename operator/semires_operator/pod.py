@@ -36,9 +36,6 @@ PLACES = (
 )
 """Of a node selector, what a preflight pod keeps: its image and its volumes may need it. Other labels tend to name
 nodes with GPUs, and a check that waits for one would be late."""
-PULL_SECONDS = 900
-"""An image of 10 GB at 12 MB/s. The check keeps its own deadline, from when it runs; the kubelet's is for one that
-hangs, and runs from when the pod has a node."""
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -73,7 +70,8 @@ def training_template(launch: Launch, settings: Settings) -> dict[str, Any]:
 def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     """Template of a preflight pod: no GPU and no node of its own. ConfigError if the document is too long.
 
-    Its deadline begins when a node has taken it, so a full cluster costs no attempt. It leaves the cache's claim alone:
+    It has no deadline of the kubelet's, which would count what it waits for: the check keeps its own, from when it
+    runs, and the operator ends one that hangs. It leaves the cache's claim alone:
     a claim is often bound where its first pod runs, and that may be a zone without GPUs.
     """
     preflight = launch.job.spec.preflight
@@ -91,7 +89,6 @@ def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     spec = _spec(launch, settings, container, volumes)
     spec |= {
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": preflight.deadline_seconds + PULL_SECONDS,
         "terminationGracePeriodSeconds": 10,
     }
     selector = {key: value for key, value in launch.job.spec.pod.node_selector.items() if key in PLACES}

@@ -153,8 +153,10 @@ class Attempt(_Part):
 class Stopping(_Part):
     """A stop under way: a checkpoint is asked for, then the pods are removed."""
 
-    reason: Literal["Suspend", "ActiveDeadline", "PendingDeadline", "Health"]
+    reason: Literal["Suspend", "Edit", "ActiveDeadline", "PendingDeadline", "Health"]
     """Who wants it."""
+    waited_for: Sentence = ""
+    """What the attempt waited for when it began."""
     requested_at: AwareDatetime
     """Since when."""
     deadline: AwareDatetime
@@ -237,6 +239,8 @@ class Status(_Part):
     """training.microBatch of the next attempt, after GPU memory ran out. An edit of that field replaces it."""
     requested_micro_batch: Count | None = None
     """training.microBatch when the attempt began."""
+    run_by_sha256: Sha256 | None = None
+    """Of the spec that the attempt began with, without fields that may change at any time."""
     start_time: AwareDatetime | None = None
     """When the first trainer began."""
     completion_time: AwareDatetime | None = None

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from semires_operator import names
 from semires_operator.actions import Action, Create, Delete, Unbuildable
 from semires_operator.decide.look import LAST_WORD_SECONDS, Look, Step
 from semires_operator.decide.record import (
-    ENDS_OF_NO_INTEREST,
     failed,
     finished,
+    most_telling,
     paused,
     succeeded,
     with_staleness,
@@ -27,6 +26,8 @@ from semires_operator.reasons import Reason
 from semires_operator.seen import Job
 from semires_operator.status import Phase, Preflight, Provenance
 
+OVERDUE_SECONDS = 120.0
+"""How much longer than it lets itself a check may run before it is ended from outside."""
 SHORTEST_WAIT, LONGEST_WAIT = 5.0, 30.0
 """Between two looks at something that does not run: often at first, so that the reason is told within a minute."""
 
@@ -72,8 +73,9 @@ def end_preflight(look: Look) -> Step:
 
 
 def preflight_is_skipped(look: Look) -> bool:
-    """Whether the manifest leaves the check out, and none has been begun."""
-    return not look.preflight_is_done and look.spec.preflight.mode == "Skip" and look.preflight is None
+    """Whether the manifest leaves the check out; one under way is then left too."""
+    is_over = look.preflight is not None and look.preflight.ended
+    return not look.preflight_is_done and look.spec.preflight.mode == "Skip" and not is_over
 
 
 def skip_preflight(look: Look) -> Step:
@@ -97,10 +99,32 @@ def create_preflight(look: Look) -> Step:
     return _creating(known, "Preflight", Reason.CHECKING_INPUTS, message, body)
 
 
+def preflight_is_overdue(look: Look) -> bool:
+    """Whether the check has run for longer than it lets itself: something hangs that even its own alarm can't end.
+
+    Not the pod's own deadline: the kubelet's clock also runs while an image is pulled or a Secret is waited for.
+    """
+    check, limit = look.preflight, look.spec.preflight.deadline_seconds + OVERDUE_SECONDS
+    if check is None or check.ended or look.preflight_is_done:
+        return False
+    running = [pod for pod in look.pods(names.PREFLIGHT) if pod.phase == "Running" and not pod.deleting_since]
+    return any(look.seconds_since(pod.started) > limit for pod in running)
+
+
+def end_overdue_preflight(look: Look) -> Step:
+    """As if its Job had told it; the Job is deleted afterwards, as everything that outlives its attempt."""
+    assert look.preflight is not None
+    late = replace(look.preflight, reason="DeadlineExceeded")
+    return _end_in_failure(look, late, look.pods(names.PREFLIGHT))
+
+
 def watch_preflight(look: Look) -> Step:
-    """It waits for its pod, or runs."""
+    """It waits for its turn or its pod, or runs."""
     check, pods = look.preflight, look.pods(names.PREFLIGHT)
     assert check is not None
+    if check.suspended_by_others and not pods:
+        queue = explain_queue(check, look.seen.workload)
+        return look.say("Queued", queue.reason, queue.message, *_old_deletions(look), requeue=waiting_seconds(look))
     why = _explained(look, check, pods)
     if why is None or check.deleting or any(pod.phase == "Running" for pod in pods):
         message = f"Attempt {look.status.attempt}: checking configuration, storage and data."
@@ -157,7 +181,7 @@ def tell_queue(look: Look) -> Step:
 
 def all_pods_run(look: Look) -> bool:
     """Whether the trainer runs on every node."""
-    return len(look.running_pods) >= look.spec.resources.nodes
+    return len(look.running_pods) >= look.nodes
 
 
 def watch_training(look: Look) -> Step:
@@ -184,17 +208,23 @@ def watch_pending(look: Look) -> Step:
 
 
 def child_succeeded(look: Look) -> bool:
-    """Whether the training is done: the pod of rank 0 has published everything, and the others have ended too."""
+    """Whether the training is done: rank 0 has published everything, and the other nodes have ended too.
+
+    training-operator looks at one pod, and rank 0 may be in another: while one lives, only results are proof.
+    """
     child, pods = look.child, look.training_pods
-    if child is None or child.state != "Succeeded" or not pods or pods[0].exit_code != 0:
+    if child is None or child.state != "Succeeded" or not pods:
         return False
-    is_late = look.seconds_since(child.finished) > LAST_WORD_SECONDS
-    return is_late or not any(pod.alive for pod in pods)
+    has_results = any(outcome.results for outcome in filter(None, map(look.outcome_of, pods)))
+    if any(pod.alive for pod in pods):
+        return has_results and look.seconds_since(child.finished) > LAST_WORD_SECONDS
+    return has_results or pods[0].exit_code == 0
 
 
 def succeed(look: Look) -> Step:
     """The job is done."""
-    told = next(filter(None, map(look.outcome_of, look.training_pods)), None)
+    outcomes = list(filter(None, map(look.outcome_of, look.training_pods)))
+    told = max(outcomes, key=lambda outcome: bool(outcome.results), default=None)
     words = "All stages are done." if told else "All stages are done; the results could not be read from the pod."
     return _succeed(look, told, words)
 
@@ -255,7 +285,7 @@ def wait_for_end(look: Look) -> Step:
 
 
 def _end_in_failure(look: Look, child: Child | None, pods: Iterable[Pod]) -> Step:
-    pod = _most_telling(pods)
+    pod = most_telling(pods)
     removal = look.status.message if look.status.reason == Reason.DISRUPTED else ""
     outcome = look.outcome_of(pod) if pod else None
     end = End(child=child, pod=pod, outcome=outcome, log_tail=look.seen.log_tail, removal=removal)
@@ -264,15 +294,6 @@ def _end_in_failure(look: Look, child: Child | None, pods: Iterable[Pod]) -> Ste
     if verdict.action != "Fail":
         return known.write()
     return finished(look, known.say("Failed", verdict.reason, verdict.failure.message))
-
-
-def _most_telling(pods: Iterable[Pod]) -> Pod | None:
-    """The pod that failed by itself first; the others fell after it."""
-
-    def order(pod: Pod) -> tuple[bool, bool, datetime]:
-        return pod.exit_code in ENDS_OF_NO_INTEREST, pod.exit_code is None, pod.finished or pod.created
-
-    return min(pods, key=order, default=None)
 
 
 def _succeed(look: Look, outcome: Outcome | None, message: str) -> Step:

@@ -73,6 +73,11 @@ class Look:
         return self.job.spec
 
     @property
+    def nodes(self) -> int:
+        """Training pods of an attempt; of one whose spec can't be read any more, one is enough to say that it runs."""
+        return self.job.spec.resources.nodes if self.job.spec else 1
+
+    @property
     def is_finished(self) -> bool:
         """Whether the job has ended for good."""
         return self.status.completion_time is not None
@@ -188,12 +193,15 @@ class Look:
 
     @property
     def seconds_to_pending_deadline(self) -> float | None:
-        """None without such a deadline, or if the attempt doesn't wait for pods: they run, have run, or have ended."""
+        """None without such a deadline, or if the attempt doesn't wait for pods: all run, have run, or some ended."""
         limit = self.spec.pending_deadline_seconds
         if limit is None or not self.attempt_is_open or self.status.running_since is not None:
             return None
-        awaited = self.pods(names.TRAINING if self.preflight_is_done else names.PREFLIGHT)
-        return limit - self.waited_seconds if all(pod.phase == "Pending" for pod in awaited) else None
+        if self.preflight_is_done:
+            waits = all(pod.alive for pod in self.training_pods)
+        else:
+            waits = all(pod.phase == "Pending" for pod in self.pods(names.PREFLIGHT))
+        return limit - self.waited_seconds if waits else None
 
     @property
     def own_pods(self) -> tuple[Pod, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+from semires_operator.changes import run_by
 from semires_operator.decide.look import STALE_SECONDS, Look, Step
 from semires_operator.failure import Verdict
 from semires_operator.launch import image_of
@@ -38,8 +39,8 @@ def absorb(look: Look) -> Look:
     if look.child:
         fields["child"] = look.child.name
     started = [pod.started or look.now for pod in look.running_pods]
-    if started and look.status.running_since is None:
-        fields["running_since"] = min(*started, look.now)
+    if len(started) >= look.nodes and look.status.running_since is None:
+        fields["running_since"] = min(max(started), look.now)
         fields["start_time"] = look.status.start_time or fields["running_since"]
     fields["last_checkpoint"] = _newest_checkpoint(look)
     fields["progress"] = _progress(look)
@@ -113,6 +114,7 @@ def begun(look: Look) -> dict[str, Any]:
         "provenance": known.model_copy(update=chosen),
         "micro_batch": look.status.micro_batch if is_tried else None,
         "requested_micro_batch": micro_batch,
+        "run_by_sha256": run_by(look.spec),
     }
 
 
@@ -120,16 +122,21 @@ def paused(look: Look) -> dict[str, Any]:
     """The fields of an attempt whose trainer runs no more: its running time is added up."""
     if look.status.running_since is None:
         return {}
-    until = _ended_at(look.training_pods, look.now)
-    ran = max(0, round((until - look.status.running_since).total_seconds()))
+    ran = max(0, round((_ended_at(look) - look.status.running_since).total_seconds()))
     return {"running_since": None, "active_seconds": look.status.active_seconds + ran}
 
 
-def _ended_at(pods: Iterable[Pod], now: datetime) -> datetime:
-    """When the last of the trainers ended, as far as it is known."""
-    pods = tuple(pods)
-    times = [pod.finished for pod in pods if pod.finished]
-    return min(max(times), now) if times and not any(pod.alive for pod in pods) else now
+def _ended_at(look: Look) -> datetime:
+    """When the last of the trainers ended. Of pods that are gone only others may know: nobody need have looked then."""
+    pods, child, progress = look.training_pods, look.child, look.status.progress
+    if any(pod.alive for pod in pods):
+        return look.now
+    known = [pod.finished for pod in pods]
+    if not any(known):
+        known = [child.finished if child else None]
+    if not any(known) and progress and not progress.stale:
+        known = [progress.last_updated_time]
+    return min(max(filter(None, known), default=look.now), look.now)
 
 
 def failed(look: Look, verdict: Verdict) -> dict[str, Any]:
@@ -205,12 +212,19 @@ def finished(look: Look, step: Step) -> Step:
     return Step(status=step.status.model_copy(update=ended), again=True)
 
 
+def most_telling(pods: Iterable[Pod]) -> Pod | None:
+    """The pod that failed by itself first; the others fell after it."""
+
+    def order(pod: Pod) -> tuple[bool, bool, datetime]:
+        return pod.exit_code in ENDS_OF_NO_INTEREST, pod.exit_code is None, pod.finished or pod.created
+
+    return min(pods, key=order, default=None)
+
+
 def wants_log(job: Job, seen: Observed) -> Pod | None:
-    """The training pod whose last lines of log should be asked for before the next decision: one of an attempt whose
-    end is not written down yet, that failed by itself."""
+    """The training pod whose last lines of log should be asked for before the next decision: the one that tells most
+    of an attempt whose end is not written down yet, if it failed by itself."""
     ended = job.status.attempts[-1].number if job.status.attempts else 0
-    for pod in sorted(seen.pods, key=lambda pod: pod.name):
-        is_current = pod.attempt == job.status.attempt > ended and pod.role == "training"
-        if is_current and not pod.alive and pod.exit_code not in ENDS_OF_NO_INTEREST:
-            return pod
-    return None
+    current = [pod for pod in seen.pods if pod.attempt == job.status.attempt > ended and pod.role == "training"]
+    pod = most_telling(sorted(current, key=lambda pod: pod.name))
+    return pod if pod and not pod.alive and pod.exit_code not in ENDS_OF_NO_INTEREST else None

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Literal
 
 from semires_operator.actions import AskCheckpoint, Delete
+from semires_operator.changes import run_by
 from semires_operator.decide.look import BEFORE_TRAINING, HEALTH_MARGIN_SECONDS, Look, Step
 from semires_operator.decide.record import finished, stopped
 from semires_operator.display import duration
@@ -21,7 +22,12 @@ from semires_operator.status import Failure, Stopping
 
 POLL_SECONDS = 5.0
 """Between two looks at a stop."""
-StopReason = Literal["Suspend", "ActiveDeadline", "PendingDeadline", "Health"]
+StopReason = Literal["Suspend", "Edit", "ActiveDeadline", "PendingDeadline", "Health"]
+
+
+def _edit(look: Look) -> bool:
+    """Edited while `suspend` was true for a moment: what runs is not what the spec says."""
+    return look.status.run_by_sha256 not in (None, run_by(look.spec))
 
 
 def _active_deadline(look: Look) -> bool:
@@ -41,6 +47,7 @@ def _health(look: Look) -> bool:
 
 WANTED: dict[StopReason, Callable[[Look], bool]] = {
     "Suspend": lambda look: look.spec.suspend,
+    "Edit": _edit,
     "ActiveDeadline": _active_deadline,
     "PendingDeadline": _pending_deadline,
     "Health": _health,
@@ -62,7 +69,9 @@ def begin(look: Look) -> Step:
     reason = _wanted(look)
     assert reason is not None
     deadline = look.now + timedelta(seconds=look.settings.checkpoint_wait_seconds)
-    return look.write(stopping=Stopping(reason=reason, requested_at=look.now, deadline=deadline))
+    waited_for = look.job.status.message if reason == "PendingDeadline" else ""
+    stopping = Stopping(reason=reason, requested_at=look.now, deadline=deadline, waited_for=waited_for)
+    return look.write(stopping=stopping)
 
 
 def is_under_way(look: Look) -> bool:
@@ -141,7 +150,7 @@ def _end(look: Look) -> Step:
     if reason == "ActiveDeadline":
         return finished(look, known.say("Failed", Reason.ACTIVE_DEADLINE_EXCEEDED, why))
     if reason == "PendingDeadline":
-        message = f"{why} {look.job.status.message}"
+        message = f"{why} {_stopping(look).waited_for}".strip()
         return finished(look, known.say("Failed", Reason.PENDING_DEADLINE_EXCEEDED, message))
     return known.write()
 
@@ -151,6 +160,8 @@ def _why(look: Look) -> str:
     spec, reason = look.spec, _stopping(look).reason
     if reason == "Suspend":
         return "spec.suspend is true."
+    if reason == "Edit":
+        return "The spec was edited; the next attempt runs as it says."
     if reason == "ActiveDeadline":
         return f"The running time reached spec.activeDeadlineSeconds ({duration(spec.active_deadline_seconds or 0)})."
     if reason == "PendingDeadline":

@@ -177,7 +177,9 @@ def _checkpoint_fresh(look: Look, status: Status) -> Finding:
 def _requeue(look: Look, step: Step) -> float | None:
     """The next look: when the step wants it, or a deadline comes."""
     wishes = [step.requeue_after]
-    if look.job.spec and not look.is_finished and step.requeue_after is not None:
+    # Deadlines that are over have begun a stop, which has its own pace.
+    is_stopping = step.status.stopping is not None
+    if look.job.spec and not look.is_finished and not is_stopping and step.requeue_after is not None:
         wishes += [look.seconds_to_active_deadline if look.running_pods else None, look.seconds_to_pending_deadline]
     times = [seconds for seconds in wishes if seconds is not None]
     return max(SHORTEST_REQUEUE, min(times)) if times else None

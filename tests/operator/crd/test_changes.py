@@ -11,7 +11,7 @@ from testbed.rules import RuleAt, needless, node_at, rules_of, schema_of
 from testbed.semiresjobs import SPECS, Document, changed, changes, generic, places
 from testbed.verdicts import Answer, ApiServer, Cause
 
-from semires_operator.change_rules import CHANGEABLE_ANYTIME, CHANGEABLE_WHILE_SUSPENDED
+from semires_operator.changes import CHANGEABLE_ANYTIME, CHANGEABLE_WHILE_SUSPENDED
 from semires_operator.crd import build_crd, spec_schema
 
 CRD, SPEC = build_crd(), spec_schema()

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from testbed.semiresjobs import SPECS, Document, changed, changes, generic, manifest, places
 
-from semires_operator.change_rules import CHANGEABLE_ANYTIME, CHANGEABLE_WHILE_SUSPENDED, ONE_VALUE
+from semires_operator.changes import CHANGEABLE_ANYTIME, CHANGEABLE_WHILE_SUSPENDED, ONE_VALUE
 from semires_operator.crd import MAX_BYTES, build_crd, crd_text, files, main, spec_schema, status_schema
 from semires_trainer.config import json_schema, parse_job, resolve, training_hash
 from semires_trainer.errors import ConfigError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -340,42 +339,6 @@ def test_the_image_of_the_first_attempt_is_kept(world: Any, worlds: Any) -> None
     assert world.status["provenance"]["documentSha256"] == worlds.SHA256
 
 
-def test_an_edit_of_the_image_while_suspended_replaces_what_was_chosen(world: Any, worlds: Any) -> None:
-    world.settings = worlds.Settings(trainer_image="registry.example/trainer:1")
-    world.until("Running")
-    world.edit(suspend=True)
-    world.until("Suspended")
-    world.edit(suspend=False, image="registry.example/mine:1")
-    world.until("Running")
-    chosen = world.status["provenance"]["image"]
-    world.edit(suspend=True)
-    world.until("Suspended")
-    world.settings = worlds.Settings(trainer_image="registry.example/trainer:2")
-    world.edit(suspend=False, image=None)
-    world.until("Running")
-
-    assert chosen == "registry.example/mine:1"
-    assert world.status["provenance"]["image"] == "registry.example/trainer:2"
-
-
-@pytest.mark.parametrize(
-    ("training", "expected"), [pytest.param({}, 6, id="untouched"), pytest.param({"microBatch": 12}, None, id="edited")]
-)
-def test_an_edit_of_the_micro_batch_while_suspended_replaces_what_was_tried(
-    world: Any, training: dict[str, Any], expected: int | None
-) -> None:
-    error = {"reason": "GpuMemory", "message": "Too little GPU memory.", "field": "", "microBatch": 6}
-    world.until("Running")
-    world.end_pod(world.training_pod(), 6, outcome={"error": error})
-    world.until("Running")
-    world.edit(suspend=True)
-    world.until("Suspended")
-    world.edit(suspend=False, training=training)
-    world.until("Running")
-
-    assert world.bodies[-1]["spec"]["containers"][0]["microBatch"] == expected
-
-
 def test_children_of_earlier_attempts_are_deleted_when_the_next_begins(world: Any) -> None:
     world.until("Running")
     world.end_pod(world.training_pod(), 1)
@@ -423,41 +386,6 @@ def test_a_pending_deadline_ends_no_run_that_has_begun(make_world: MakeWorld) ->
     world.until("Succeeded")
 
     assert world.status["attempt"] == 1
-
-
-def test_a_run_on_several_nodes_is_done_when_rank_0_is(make_world: MakeWorld) -> None:
-    world = make_world(resources={"nodes": 2})
-    world.until("Pending")
-    world.go()
-    first = world.training_pod()
-    world.pods["second"] = replace(first, name="refcoco-a1-worker-1", uid="second", phase="Running", started=world.now)
-    world.change_pod(first, name="refcoco-a1-worker-0")
-    world.until("Running")
-    world.nodes_work = False
-    world.end_pod(world.pods["second"], 0)
-    world.change_child(world.child(), state="Succeeded", finished=world.now)
-    world.go(20)
-    assert (world.status["phase"], world.status["reason"]) == ("Running", "PodsEnding")
-
-    world.end_pod(world.pods[first.uid], 0)
-    world.go()
-    assert world.status["phase"] == "Succeeded"
-
-
-def test_the_pods_that_outlive_a_failed_one_are_removed(make_world: MakeWorld) -> None:
-    world = make_world(resources={"nodes": 2})
-    world.until("Pending")
-    world.go()
-    first = world.training_pod()
-    world.pods["second"] = replace(first, name="refcoco-a1-worker-1", uid="second", phase="Running", started=world.now)
-    world.until("Running")
-    world.end_pod(world.pods["second"], 1)
-    world.go(2)
-
-    assert "refcoco-a1" not in world.children
-    assert world.status["attempts"][0]["failure"]["exitCode"] == 1
-    world.go(3)
-    assert not world.live_attempts
 
 
 def test_a_stuck_pod_stays_told_while_the_next_attempt_runs(world: Any) -> None:
