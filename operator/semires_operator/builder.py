@@ -16,6 +16,7 @@ from semires_operator.reasons import Reason
 from semires_operator.seen import Job
 from semires_operator.settings import Settings
 from semires_operator.status import Preflight
+from semires_operator.volumes import output_is_kept
 from semires_trainer.config import SemiRESJob
 from semires_trainer.errors import ConfigError
 
@@ -40,6 +41,8 @@ class Bodies:
             raise Unbuildable(Reason.SPEC_INVALID, job.problem)
         manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": job.name}, "spec": job.spec}
         whole, recorded = SemiRESJob.model_validate(manifest), job.status.provenance
+        if not output_is_kept(whole.spec):
+            raise Unbuildable(Reason.OUTPUT_NOT_KEPT, _lost_output(whole.spec.output))
         return Launch(
             job=whole,
             uid=job.uid,
@@ -60,6 +63,14 @@ class Bodies:
         if isinstance(found, NotAllowed):
             raise Unbuildable(Reason.ENDPOINT_NOT_ALLOWED, str(found))
         return found
+
+
+def _lost_output(output: str) -> str:
+    return (
+        f"spec.output: {output} is a path in the pod: checkpoints and results would be lost with it. Delete the job "
+        "and give it an output on S3 (s3://BUCKET/PREFIX); or suspend it and mount a PersistentVolumeClaim at that "
+        "path (spec.pod.volumes, spec.pod.volumeMounts)."
+    )
 
 
 def _built(build: Callable[[Launch, Settings], dict[str, Any]], launch: Launch, settings: Settings) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     WEBHOOK_UNAVAILABLE = "WebhookUnavailable"
     BACKEND_MISSING = "BackendMissing"
     ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed"
+    OUTPUT_NOT_KEPT = "OutputNotKept"
     NAME_CONFLICT = "NameConflict"
     WAITING_FOR_OLD_OBJECT = "WaitingForOldObject"
     CREATE_REFUSED = "CreateRefused"
@@ -175,6 +176,11 @@ ABOUT: dict[Reason, About] = {
     Reason.ENDPOINT_NOT_ALLOWED: _waiting(
         "`spec.storage.endpoint` names no endpoint that this namespace may use.",
         "Use one of the names in the message, or have the administrator add it to the operator's list.",
+    ),
+    Reason.OUTPUT_NOT_KEPT: _waiting(
+        "`spec.output` is a path in the pod: checkpoints and results would be lost with it.",
+        "Delete the job and give it an output on S3; or suspend it and mount a PersistentVolumeClaim at that path "
+        "(`spec.pod.volumes`, `spec.pod.volumeMounts`).",
     ),
     Reason.NAME_CONFLICT: _waiting(
         "An object that is not this job's has the name of its child.", "Delete that object, or rename the job."

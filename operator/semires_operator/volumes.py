@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 from semires_operator.launch import Launch
 from semires_operator.names import GROUP
+from semires_trainer.config import Spec
 
 CACHE, HOME, TMP, SHM = "/var/cache/semires", "/home/semires", "/tmp", "/dev/shm"
 CREDENTIALS, ENDPOINT_FOLDER, CA_FILE = "/etc/semires/credentials", "/etc/semires/endpoint", "ca.crt"
@@ -57,6 +59,15 @@ def volumes_of(launch: Launch, *, cache: dict[str, Any], shm: str | None) -> lis
         volumes.append(ca_volume())
     given = launch.job.spec.pod.volumes
     return volumes + [volume.model_dump(mode="json", by_alias=True, exclude_defaults=True) for volume in given]
+
+
+def output_is_kept(spec: Spec) -> bool:
+    """Whether what a job writes outlives its pods: it is on S3, or below the folder of a claim that can be written."""
+    path = PurePosixPath(spec.output.removeprefix("file://"))
+    claims = {volume.name for volume in spec.pod.volumes if volume.persistent_volume_claim}
+    folders = [mount.mount_path for mount in spec.pod.volume_mounts if mount.name in claims and not mount.read_only]
+    folders += [CACHE] if spec.cache.claim else []
+    return spec.output.startswith("s3://") or any(path.is_relative_to(folder) for folder in folders)
 
 
 MOUNTS = {

@@ -17,6 +17,10 @@ from semires_operator.status import Preflight
 
 LIST = parse_endpoints("default: {url: 'http://s3:7070'}\nlab: {url: 'http://lab:7070', namespaces: [team-b]}")
 BODIES = Bodies(lambda: LIST)
+ON_A_CLAIM = {
+    "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "results"}}],
+    "volumeMounts": [{"name": "v", "mountPath": "/results"}],
+}
 
 
 def make(status: dict[str, Any] | None = None, **sections: Any) -> Job:
@@ -79,11 +83,51 @@ def test_a_job_without_anything_on_s3_needs_no_endpoint(settings: Settings) -> N
     bodies = Bodies(lambda: parse_endpoints(""))
     dataset = {"name": "Custom", "annotations": "/data/a", "images": "/data/i", "labeled": {"percent": "1"}}
 
-    body = bodies.build_child(make(dataset=dataset, output="/results"), 1, settings, None)
+    body = bodies.build_child(make(dataset=dataset, output="/results", pod=ON_A_CLAIM), 1, settings, None)
 
     assert "SEMIRES_ENDPOINT_URL" not in variables_of(container_of(body))
     with pytest.raises(Unbuildable, match="it may use none"):
         bodies.build_child(make(), 1, settings, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_kept"),
+    [
+        pytest.param({"output": "s3://results/a"}, True, id="s3"),
+        pytest.param({"output": "runs/a"}, False, id="home folder"),
+        pytest.param({"output": "/results/a"}, False, id="nothing mounted"),
+        pytest.param({"output": "/results/a", "pod": ON_A_CLAIM}, True, id="claim"),
+        pytest.param({"output": "file:///results/a", "pod": ON_A_CLAIM}, True, id="claim as a URI"),
+        pytest.param({"output": "/results-of-all", "pod": ON_A_CLAIM}, False, id="beside the claim"),
+        pytest.param(
+            {
+                "output": "/results",
+                "pod": {"volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": ON_A_CLAIM["volumeMounts"]},
+            },
+            False,
+            id="emptyDir",
+        ),
+        pytest.param(
+            {
+                "output": "/results",
+                "pod": {**ON_A_CLAIM, "volumeMounts": [{"name": "v", "mountPath": "/results", "readOnly": True}]},
+            },
+            False,
+            id="read-only",
+        ),
+        pytest.param({"output": "/var/cache/semires/a", "cache": {"claim": "c"}}, True, id="claim of the cache"),
+        pytest.param({"output": "/var/cache/semires/a"}, False, id="cache of the pod"),
+    ],
+)
+def test_results_that_would_be_lost_with_the_pod_are_refused(
+    settings: Settings, spec: dict[str, Any], is_kept: bool
+) -> None:
+    if is_kept:
+        assert BODIES.build_preflight(make(**spec), 1, settings)
+        return
+    with pytest.raises(Unbuildable, match=r"spec\.output: .* is a path in the pod") as caught:
+        BODIES.build_preflight(make(**spec), 1, settings)
+    assert caught.value.reason == Reason.OUTPUT_NOT_KEPT
 
 
 def test_a_spec_that_cannot_be_read_is_told(settings: Settings) -> None:

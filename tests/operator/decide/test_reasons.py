@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from semires_operator.actions import Unbuildable
+from semires_operator.builder import Bodies as RealBodies
+from semires_operator.endpoints import WITHOUT_A_LIST
 from semires_operator.observed import Backend, Refusal, Taken, Warning_
 from semires_operator.reasons import ABOUT, CONDITIONS, Reason
 
@@ -133,6 +135,12 @@ def play_endpoint(world: Any) -> None:
             raise Unbuildable("EndpointNotAllowed", 'spec.storage.endpoint: "x" is not allowed; use default.')
 
     world.builder = Bodies()
+    world.go()
+
+
+def play_lost_output(world: Any) -> None:
+    world.builder = RealBodies(lambda: WITHOUT_A_LIST)
+    world.edit(output="runs/refcoco")
     world.go()
 
 
@@ -275,6 +283,7 @@ SCENES: dict[Reason, Callable[[Any], None]] = {
     Reason.WEBHOOK_UNAVAILABLE: refused('Internal error occurred: failed calling webhook "validator": refused', 500),
     Reason.BACKEND_MISSING: play_no_backend,
     Reason.ENDPOINT_NOT_ALLOWED: play_endpoint,
+    Reason.OUTPUT_NOT_KEPT: play_lost_output,
     Reason.NAME_CONFLICT: play_conflict,
     Reason.WAITING_FOR_OLD_OBJECT: play_old_object,
     Reason.CREATE_REFUSED: refused("denied the request: no GPUs on Sundays"),
@@ -332,7 +341,12 @@ def test_what_is_waited_for_is_told_within_a_minute_once_and_as_an_event(world: 
     ) == 1
     assert 5 <= world.requeue <= 60
     remedy = ABOUT[reason].remedy
-    told_by_itself = reason in {Reason.WAITING_FOR_OLD_OBJECT, Reason.ENDPOINT_NOT_ALLOWED, Reason.BACKEND_MISSING}
+    told_by_itself = reason in {
+        Reason.WAITING_FOR_OLD_OBJECT,
+        Reason.ENDPOINT_NOT_ALLOWED,
+        Reason.BACKEND_MISSING,
+        Reason.OUTPUT_NOT_KEPT,
+    }
     assert told_by_itself or remedy in world.status["message"]
 
 
