@@ -69,6 +69,11 @@ class Life(RuleBasedStateMachine):
     def the_user_edits(self, mode: str) -> None:
         self.world.edit(preflight={"mode": mode})
 
+    @precondition(lambda self: self.world.spec.get("suspend"))
+    @rule(image=st.sampled_from(["registry.example/a:1", "registry.example/b:1"]))
+    def the_user_edits_what_attempts_run_by(self, image: str) -> None:
+        self.world.edit(image=image)
+
     @precondition(lambda self: self.world.live_attempts)
     @rule(code=st.sampled_from([1, 137, 143, 150]))
     def the_trainer_ends(self, code: int) -> None:
