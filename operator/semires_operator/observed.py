@@ -75,6 +75,8 @@ class Pod:
     reason: str = ""
     """Of the ended container or of the pod: OOMKilled, Error, Evicted, ..."""
     termination_message: str = ""
+    message: str = ""
+    """Of the pod: why its node refused or ended it."""
     disrupted: str = ""
     """Reason of a true DisruptionTarget condition."""
     waiting: str = ""

@@ -200,6 +200,7 @@ def pod_of(raw: Raw, nodes_ready: Mapping[str, bool]) -> Pod:
         exit_code=ended.get("exitCode"),
         reason=status.get("reason", reason) if reason in {"", *WORDLESS} else reason,
         termination_message=ended.get("message", ""),
+        message=clean(status.get("message"), longest=MAX_MESSAGE),
         disrupted=disruption.get("reason", "DisruptionTarget") if disruption.get("status") == "True" else "",
         waiting=waiting.get("reason", ""),
         waiting_message=clean(waiting.get("message"), longest=MAX_MESSAGE),

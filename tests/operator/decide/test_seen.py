@@ -158,6 +158,13 @@ def test_the_reason_that_says_most_is_taken(container_reason: str, pod_reason: s
     assert pod_of(pod({"phase": "Failed", **status, **told}), {}).reason == reason
 
 
+def test_why_a_node_refused_a_pod_is_read() -> None:
+    refused = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed\x07"}
+    seen = pod_of(pod(refused), {})
+
+    assert (seen.reason, seen.message) == ("UnexpectedAdmissionError", "Allocate failed")
+
+
 def test_when_deletion_was_asked_for_is_told_from_when_grace_ends() -> None:
     seen = pod_of(pod({}, deletionTimestamp="2026-03-01T12:02:00Z", deletionGracePeriodSeconds=120), {})
 
