@@ -62,6 +62,8 @@ class Pod:
     ip: str = ""
     """Empty also for pods on the host's network: they are never asked."""
     node: str = ""
+    assigned: datetime | None = None
+    """When it was given its node."""
     node_ready: bool | None = None
     """None where nodes can't be seen (namespaced mode) or none is assigned."""
     started: datetime | None = None

@@ -191,6 +191,7 @@ def pod_of(raw: Raw, nodes_ready: Mapping[str, bool]) -> Pod:
         created=_time(metadata.get("creationTimestamp")) or EPOCH,
         ip="" if spec.get("hostNetwork") else status.get("podIP", ""),
         node=node,
+        assigned=_assigned(status, scheduled),
         node_ready=nodes_ready.get(node),
         started=_time(ended.get("startedAt") or state.get("running", {}).get("startedAt")),
         finished=_time(ended.get("finishedAt")),
@@ -207,6 +208,12 @@ def pod_of(raw: Raw, nodes_ready: Mapping[str, bool]) -> Pod:
         unschedulable=scheduled.get("message", "Unschedulable") if scheduled.get("status") == "False" else "",
         image_id=container.get("imageID", ""),
     )
+
+
+def _assigned(status: Raw, scheduled: Raw) -> datetime | None:
+    """When a pod was given its node, or when its kubelet first saw it."""
+    told = scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None
+    return _time(told or status.get("startTime"))
 
 
 def warning_of(raw: Raw) -> Warning_ | None:

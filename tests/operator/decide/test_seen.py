@@ -182,6 +182,22 @@ def test_what_a_pod_waits_for_is_read() -> None:
     assert (seen.unschedulable, seen.disrupted) == ("0/1 nodes", "PreemptionByScheduler")
 
 
+@pytest.mark.parametrize(
+    ("status", "assigned"),
+    [
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": TIME}]}, NOON, id="told"
+        ),
+        pytest.param({"startTime": TIME}, NOON, id="seen-by-its-kubelet"),
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "False", "lastTransitionTime": TIME}]}, None, id="waits"
+        ),
+    ],
+)
+def test_when_a_pod_was_given_its_node_is_read(status: dict[str, Any], assigned: datetime | None) -> None:
+    assert pod_of(pod(status), {}).assigned == assigned
+
+
 def test_an_init_container_that_waits_is_told_first() -> None:
     inner = {"name": "init", "state": {"waiting": {"reason": "ErrImagePull"}}}
     status = {
