@@ -68,8 +68,9 @@ class Observer:
             pods=pods,
             backend=self._served().backend,
         )
-        if child is not None:
-            workloads = self._store.of("Workload", child.uid)
+        held = child or preflight
+        if held is not None:
+            workloads = self._store.of("Workload", held.uid)
             seen = replace(seen, workload=workload_of(workloads[0]) if workloads else None)
         seen = replace(
             seen,

@@ -110,7 +110,7 @@ class Warning_:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """Kueue's Workload of the PyTorchJob."""
+    """Kueue's Workload of a child."""
 
     name: str
     admitted: bool
@@ -163,6 +163,7 @@ class Observed:
     taken: Taken | None = None
     pods: tuple[Pod, ...] = ()
     workload: Workload | None = None
+    """Of the PyTorchJob; of the preflight Job while there is no PyTorchJob."""
     warnings: tuple[Warning_, ...] = ()
     """Asked for only while a pod that should be there is not running."""
     answer: Answer | None = None
