@@ -55,18 +55,18 @@ class Poller:
         self._silent: dict[str, float] = {}
         """UIDs of pods that did not answer, with the time until which they are not asked."""
 
-    async def progress(self, pods: Iterable[Pod], read: Read) -> Answer | None:
-        """Ask the running pods of an attempt; rank 0 may be on any of them, so the newest valid answer wins."""
-        now = time.monotonic()
-        asked = [pod for pod in pods if can_be_asked(pod) and self._silent.get(pod.uid, 0.0) <= now][:MAX_PODS]
-        answers = await asyncio.gather(*(self._progress_of(pod, read) for pod in asked))
-        return max((answer for answer in answers if answer), key=lambda answer: answer.time, default=None)
+    async def progress(self, pods: Iterable[Pod], read: Read) -> list[Answer | None]:
+        """Ask the running pods of an attempt: the answer of each, None for one that gave no valid one."""
+        running = [pod for pod in pods if can_be_asked(pod)][:MAX_PODS]
+        return await asyncio.gather(*(self._progress_of(pod, read) for pod in running))
 
     async def request_checkpoint(self, pod: Pod) -> bool:
         """Ask for a checkpoint; whether the pod took the request. `lastCheckpoint` tells when it is done."""
         return await self._ask(pod, "POST", "/checkpoint", status=202) is not None
 
     async def _progress_of(self, pod: Pod, read: Read) -> Answer | None:
+        if self._silent.get(pod.uid, 0.0) > time.monotonic():
+            return None
         content = await self._ask(pod, "GET", "/progress", status=200)
         if content is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from semires_operator.observed import Answer
 from semires_operator.outcome import read_outcome
-from semires_operator.progress import METRIC_NAMES, read_answer, told_checkpoint, told_progress
+from semires_operator.progress import METRIC_NAMES, read_answer, speaking, told_checkpoint, told_progress
+from semires_operator.status import Progress, Status
 from semires_operator.untrusted import clean, moment
 from semires_trainer.orders import Attempt
 from semires_trainer.outcome import End, encoded, outcome_json
@@ -104,6 +106,38 @@ def test_an_answer_that_is_not_of_this_pod_or_not_valid_is_ignored(change: dict[
 )
 def test_nonsense_is_ignored(content: bytes) -> None:
     assert read(content) is None
+
+
+def page(step: int, *, pod: str, told: float | None) -> Answer:
+    time = (NOW - timedelta(seconds=told)).isoformat() if told is not None else None
+    answer = read({**DOCUMENT, "step": step, "lastUpdatedTime": time})
+    assert answer is not None
+    return replace(answer, pod=pod)
+
+
+RUNS = Status(running_since=NOW - timedelta(minutes=10))
+HAS_TOLD = RUNS.model_copy(update={"progress": Progress(last_updated_time=NOW - timedelta(minutes=1))})
+RUNS_AGAIN = RUNS.model_copy(update={"progress": Progress(last_updated_time=NOW - timedelta(minutes=20))})
+RANK_0, OLDER, EMPTY = page(8, pod="rank-0", told=2), page(7, pod="older", told=9), page(0, pod="empty", told=None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "speaks"),
+    [
+        pytest.param([EMPTY, RANK_0], HAS_TOLD, RANK_0, id="rank-0-is-not-the-first"),
+        pytest.param([OLDER, RANK_0], HAS_TOLD, RANK_0, id="the-newest-report"),
+        pytest.param([None, EMPTY], HAS_TOLD, None, id="rank-0-missed-a-poll"),
+        pytest.param([None, RANK_0], RUNS, RANK_0, id="another-missed-a-poll"),
+        pytest.param([EMPTY], HAS_TOLD, None, id="only-rank-0-has-ended"),
+        pytest.param([EMPTY], Status(), EMPTY, id="just-begun"),
+        pytest.param([EMPTY, EMPTY], RUNS, EMPTY, id="all-start"),
+        pytest.param([EMPTY, None], RUNS, None, id="one-cannot-be-asked-at-the-start"),
+        pytest.param([EMPTY, EMPTY], RUNS_AGAIN, EMPTY, id="all-start-again"),
+        pytest.param([], RUNS, None, id="nobody"),
+    ],
+)
+def test_who_speaks_for_the_attempt(answers: list[Answer | None], status: Status, speaks: Answer | None) -> None:
+    assert speaking(answers, status) == speaks
 
 
 def test_unknown_fields_and_metrics_are_left_out() -> None:
