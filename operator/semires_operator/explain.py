@@ -37,6 +37,12 @@ NOT_CONFIGURED = {"CreateContainerConfigError", "CreateContainerError", "RunCont
 NOT_CREATED = {"FailedCreate", "FailedCreatePod"}
 PULLED_IN_VAIN = re.compile(r"^.*?(ErrImagePull|ImagePullBackOff): ", re.S)
 """Newer kubelets repeat the cause behind these words, older ones do not."""
+OFTEN_SECONDS, SELDOM_SECONDS, SELDOM_AFTER_SECONDS = 180.0, 480.0, 1200.0
+"""How long a warning about a pod holds after it was last repeated, at first and once the pod has been set up for long.
+
+A kubelet tries to mount again after 2 min 2 s at most, and warns each time. After 25 events about a pod, which takes
+it 20 minutes and longer, it tells no more than one each 5 minutes: then 7 minutes may lie between two.
+"""
 
 
 def explain_refusal(refusal: Refusal) -> Explanation:
@@ -79,7 +85,7 @@ def explain_waiting(
     waiting = [pod for pod in pods if pod.phase == "Pending"]
     for pod in waiting:
         about = [warning for warning in told if (warning.kind, warning.name) == ("Pod", pod.name)]
-        found = _of_pod(pod, about, limit=now - timedelta(seconds=creating_seconds))
+        found = _of_pod(pod, about, now=now, creating_seconds=creating_seconds)
         if found:
             return found
     for warning in told:
@@ -94,8 +100,9 @@ def explain_stuck(pod: Pod) -> Explanation:
     return _explanation(Reason.POD_STUCK, f"Pod {pod.name} should have ended; its node {pod.node} {state}.")
 
 
-def _of_pod(pod: Pod, warnings: list[Warning_], *, limit: datetime) -> Explanation | None:
-    """First match wins. `limit`: pods created before it are late."""
+def _of_pod(pod: Pod, warnings: list[Warning_], *, now: datetime, creating_seconds: float) -> Explanation | None:
+    """First match wins."""
+    waited = now - (pod.assigned or pod.created)
     if pod.waiting in NOT_PULLED:
         detail = PULLED_IN_VAIN.sub("", pod.waiting_message) or pod.waiting
         return _explanation(Reason.IMAGE_PULL_BACK_OFF, f"Pod {pod.name}: {detail}")
@@ -105,11 +112,13 @@ def _of_pod(pod: Pod, warnings: list[Warning_], *, limit: datetime) -> Explanati
     if pod.unschedulable:
         reason = _by_sign(pod.unschedulable, Reason.UNSCHEDULABLE)
         return _explanation(reason, f"Pod {pod.name}: {pod.unschedulable}")
+    holds = timedelta(seconds=OFTEN_SECONDS if waited.total_seconds() < SELDOM_AFTER_SECONDS else SELDOM_SECONDS)
+    warnings = [warning for warning in warnings if now - warning.time <= holds]
     for warning in warnings:
         reason = _by_sign(warning.message, Reason.CONTAINER_CREATING_TOO_LONG)
         if reason is not Reason.CONTAINER_CREATING_TOO_LONG:
             return _explanation(reason, f"Pod {pod.name}: {warning.message}")
-    if pod.node and pod.created <= limit:
+    if pod.node and waited >= timedelta(seconds=creating_seconds):
         newest = f": {_words(warnings[0].reason, warnings[0].message)}" if warnings else ""
         message = f"Pod {pod.name} has been set up on node {pod.node} for too long{newest}"
         return _explanation(Reason.CONTAINER_CREATING_TOO_LONG, message)

@@ -113,9 +113,19 @@ def _of_pod(pod: Pod, outcome: Outcome | None) -> tuple[ActionName, Reason]:
     if outcome and outcome.reason == "RanksHung":
         # healthPolicy counts it; each such attempt has cost stalledSeconds of GPU time
         return "Retry", Reason.RANKS_HUNG
+    if _was_refused(pod):
+        return "RetryFree", Reason.INFRASTRUCTURE
     if pod.exit_code is None and not pod.reason:
         return "RetryFree", Reason.POD_VANISHED
     return DEPENDS_ON_POD.get(pod.exit_code or 0, ("Retry", Reason.UNEXPECTED))
+
+
+def _was_refused(pod: Pod) -> bool:
+    """Whether the kubelet would not have it: a device has gone bad, others were faster, labels have changed.
+
+    A pod that is evicted for its own limits before it has begun counts: it would be evicted again.
+    """
+    return pod.exit_code is None and pod.started is None and pod.reason not in {"", "Evicted"}
 
 
 def _matches(rule: FailureRule, end: End) -> bool:
@@ -153,6 +163,9 @@ def _message(end: End, reason: Reason) -> str:
         return f"The pods were gone before their end could be read. {child.message if child else ''}".strip()
     if reason is Reason.DISRUPTED:
         return removal_of(pod)
+    if reason is Reason.INFRASTRUCTURE and _was_refused(pod):
+        words = f"{pod.reason}: {pod.message}" if pod.message else pod.reason
+        return f"Node {pod.node} refused pod {pod.name} ({words.rstrip('. ')})."
     where = f"Pod {pod.name} on node {pod.node}" if pod.node else f"Pod {pod.name}"
     how = f"exit code {pod.exit_code}" if pod.exit_code is not None else "no exit code"
     word = f" ({pod.reason})" if pod.reason and pod.reason != "Error" else ""

@@ -16,8 +16,8 @@ from semires_operator.decide import wants_log
 from semires_operator.discovery import Served
 from semires_operator.logs import log_tail
 from semires_operator.observed import Answer, Child, Observed, Pod, Taken, Warning_
-from semires_operator.polling import Poller, can_be_asked
-from semires_operator.progress import read_answer
+from semires_operator.polling import Poller
+from semires_operator.progress import read_answer, speaking
 from semires_operator.seen import (
     Job,
     is_ours,
@@ -68,8 +68,9 @@ class Observer:
             pods=pods,
             backend=self._served().backend,
         )
-        if child is not None:
-            workloads = self._store.of("Workload", child.uid)
+        held = child or preflight
+        if held is not None:
+            workloads = self._store.of("Workload", held.uid)
             seen = replace(seen, workload=workload_of(workloads[0]) if workloads else None)
         seen = replace(
             seen,
@@ -151,14 +152,14 @@ class Observer:
         return newest_warnings(events)
 
     async def _answer(self, job: Job, seen: Observed, now: datetime) -> Answer | None:
-        """The newest answer of the pods of the attempt."""
+        """What the pods of the attempt answer."""
         attempt = job.status.attempt
 
         def read(pod: Pod, content: bytes) -> Answer | None:
             return read_answer(content, job_uid=job.uid, attempt=attempt, pod=pod.name, pod_uid=pod.uid, now=now)
 
-        asked = [pod for pod in seen.pods if pod.attempt == attempt and can_be_asked(pod)]
-        return await self._poller.progress(asked, read) if asked else None
+        pods = [pod for pod in seen.pods if pod.attempt == attempt]
+        return speaking(await self._poller.progress(pods, read), job.status)
 
 
 def waiting_for(seen: Observed) -> tuple[str, ...]:

@@ -62,6 +62,8 @@ class Pod:
     ip: str = ""
     """Empty also for pods on the host's network: they are never asked."""
     node: str = ""
+    assigned: datetime | None = None
+    """When it was given its node."""
     node_ready: bool | None = None
     """None where nodes can't be seen (namespaced mode) or none is assigned."""
     started: datetime | None = None
@@ -75,6 +77,8 @@ class Pod:
     reason: str = ""
     """Of the ended container or of the pod: OOMKilled, Error, Evicted, ..."""
     termination_message: str = ""
+    message: str = ""
+    """Of the pod: why its node refused or ended it."""
     disrupted: str = ""
     """Reason of a true DisruptionTarget condition."""
     waiting: str = ""
@@ -106,7 +110,7 @@ class Warning_:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """Kueue's Workload of the PyTorchJob."""
+    """Kueue's Workload of a child."""
 
     name: str
     admitted: bool
@@ -159,6 +163,7 @@ class Observed:
     taken: Taken | None = None
     pods: tuple[Pod, ...] = ()
     workload: Workload | None = None
+    """Of the PyTorchJob; of the preflight Job while there is no PyTorchJob."""
     warnings: tuple[Warning_, ...] = ()
     """Asked for only while a pod that should be there is not running."""
     answer: Answer | None = None

@@ -6,11 +6,11 @@ The format is the trainer's (semires_trainer.outcome); a preflight adds the key 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from semires_operator.status import MAX_MESSAGE, Checkpoint, Preflight, Score
-from semires_operator.untrusted import checkpoint, clean, parse_object, part, whole, word
+from semires_operator.untrusted import checkpoint, parse_object, part, told, whole, word
 
 LONGEST = 4096
 """Characters of a termination message, as Kubernetes keeps it."""
@@ -57,37 +57,38 @@ def read_outcome(message: str, *, job_uid: str, attempt: int) -> Outcome | None:
     document = parse_object(message, longest=LONGEST)
     if document is None or document.get("attempt") != attempt:
         return None
-    return _outcome(document, job_uid)
+    outcome, found = _outcome(document, job_uid), _object(document, "preflight")
+    return replace(outcome, check=_check(found, job_uid=job_uid, attempt=attempt)) if outcome and found else outcome
 
 
 def _outcome(document: Mapping[str, Any], job_uid: str) -> Outcome | None:
+    """All but what a preflight found: an earlier outcome has its own in it, of no interest any more."""
     code = whole(document.get("exitCode"))
     if document.get("schemaVersion") != SCHEMA_VERSION or document.get("jobUid") != job_uid or code is None:
         return None
-    error, stopped, check = (_object(document, name) for name in ("error", "stopped", "preflight"))
+    error, stopped = _object(document, "error"), _object(document, "stopped")
     scores = document.get("results")
     return Outcome(
         exit_code=code,
         results=tuple(filter(None, map(_score, scores[:MOST_SCORES]))) if isinstance(scores, list) else (),
         best_checkpoint=checkpoint(document.get("bestCheckpoint")),
         last_checkpoint=checkpoint(document.get("lastCheckpoint")),
-        reason=word(error.get("reason")),
-        message=clean(error.get("message") or stopped.get("message"), longest=MAX_MESSAGE),
-        field=clean(error.get("field"), longest=256),
+        reason=word(told(error.get("reason"), longest=64)),
+        message=told(error.get("message") or stopped.get("message"), longest=MAX_MESSAGE),
+        field=told(error.get("field"), longest=256),
         micro_batch=whole(error.get("microBatch")) or None,
-        check=_check(check, document, job_uid) if check else None,
     )
 
 
-def _check(found: Mapping[str, Any], document: Mapping[str, Any], job_uid: str) -> Check:
+def _check(found: Mapping[str, Any], *, job_uid: str, attempt: int) -> Check:
     counts = ("ephemeralStorageBytes", "images", "labeled")
     stages = tuple(filter(None, map(word, _list(found, "stagesDone")[:MOST_WORDS])))
-    warnings = (clean(text, longest=LONGEST_WARNING) for text in _list(found, "warnings")[:MOST_WORDS])
+    warnings = (told(text, longest=LONGEST_WARNING) for text in _list(found, "warnings")[:MOST_WORDS])
     return Check(
         complete=found.get("complete") is True,
         found=Preflight.model_validate(
             {
-                "attempt": document["attempt"],
+                "attempt": attempt,
                 **{name: whole(found.get(name)) for name in counts},
                 "stagesDone": stages,
                 "warnings": tuple(filter(None, warnings)),

@@ -25,8 +25,9 @@ MAX_BYTES = 64 * 1024
 MAX_CONNECTIONS = 32
 MAX_PODS = 64
 """Pods of an attempt that are asked."""
-SILENT_SECONDS = 15.0
-"""How long a pod that did not answer is left alone: a question without an answer holds a worker up."""
+SILENT_SECONDS, LONGEST_SILENCE_SECONDS = 15.0, 300.0
+"""How long a pod that did not answer is left alone, at first and at most: a question without an answer holds a worker
+up for SECONDS, and there are few. One that refuses at once costs nothing: its trainer is about to begin."""
 MAX_SILENT = 4096
 """Pods that are remembered for that."""
 Address = Callable[[Pod], str]
@@ -34,6 +35,7 @@ Address = Callable[[Pod], str]
 Read = Callable[[Pod, bytes], Answer | None]
 """What a pod's answer says; None if it is not valid for this pod."""
 Count = Callable[[str], None]
+Clock = Callable[[], float]
 
 
 def address_of(pod: Pod) -> str:
@@ -47,26 +49,30 @@ def address_of(pod: Pod) -> str:
 class Poller:
     """Asks pods, a bounded number of them at once."""
 
-    def __init__(self, session: aiohttp.ClientSession, *, address: Address, count: Count) -> None:
+    def __init__(self, session: aiohttp.ClientSession, *, address: Address, count: Count, clock: Clock) -> None:
         self._session = session
+        self._clock = clock
         self._address = address
         self._count = count
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._silent: dict[str, float] = {}
-        """UIDs of pods that did not answer, with the time until which they are not asked."""
+        self._silent: dict[str, tuple[float, float]] = {}
+        """UIDs of pods that did not answer, with the seconds for which and the time until which they are not asked."""
 
-    async def progress(self, pods: Iterable[Pod], read: Read) -> Answer | None:
-        """Ask the running pods of an attempt; rank 0 may be on any of them, so the newest valid answer wins."""
-        now = time.monotonic()
-        asked = [pod for pod in pods if can_be_asked(pod) and self._silent.get(pod.uid, 0.0) <= now][:MAX_PODS]
-        answers = await asyncio.gather(*(self._progress_of(pod, read) for pod in asked))
-        return max((answer for answer in answers if answer), key=lambda answer: answer.time, default=None)
+    async def progress(self, pods: Iterable[Pod], read: Read) -> list[Answer | None]:
+        """Ask the running pods of an attempt: the answer of each, None for one that gave no valid one."""
+        running = [pod for pod in pods if can_be_asked(pod)][:MAX_PODS]
+        return await asyncio.gather(*(self._progress_of(pod, read) for pod in running))
 
     async def request_checkpoint(self, pod: Pod) -> bool:
-        """Ask for a checkpoint; whether the pod took the request. `lastCheckpoint` tells when it is done."""
+        """Ask for a checkpoint; whether the pod took the request. `lastCheckpoint` tells when it is done.
+
+        A pod that did not answer is asked all the same, for a stop may not wait; if it answers, so may its progress.
+        """
         return await self._ask(pod, "POST", "/checkpoint", status=202) is not None
 
     async def _progress_of(self, pod: Pod, read: Read) -> Answer | None:
+        if self._is_left_alone(pod):
+            return None
         content = await self._ask(pod, "GET", "/progress", status=200)
         if content is None:
             return None
@@ -75,6 +81,7 @@ class Poller:
         return answer
 
     async def _ask(self, pod: Pod, method: str, path: str, *, status: int) -> bytes | None:
+        content = None
         try:
             url = f"http://{self._address(pod)}{path}"
             async with (
@@ -83,19 +90,25 @@ class Poller:
                 self._session.request(method, url, allow_redirects=False) as response,
             ):
                 if response.status == status:
-                    return await self._read(response)
-                self._count("refused")
-                return None
+                    content = await self._read(response)
+                else:
+                    self._count("refused")
+            self._silent.pop(pod.uid, None)
         except (TimeoutError, OSError, ValueError, aiohttp.ClientError) as error:
             self._count("unreachable")
-            self._leave_alone(pod)
+            self._leave_alone(pod, doubled=isinstance(error, TimeoutError))
             logger.debug("Pod %s did not answer %s: %r.", pod.name, path, error)
-            return None
+        return content
 
-    def _leave_alone(self, pod: Pod) -> None:
+    def _is_left_alone(self, pod: Pod) -> bool:
+        return pod.uid in self._silent and self._silent[pod.uid][1] > self._clock()
+
+    def _leave_alone(self, pod: Pod, *, doubled: bool) -> None:
         if len(self._silent) >= MAX_SILENT:
             self._silent.clear()
-        self._silent[pod.uid] = time.monotonic() + SILENT_SECONDS
+        last, _ = self._silent.get(pod.uid, (0.0, 0.0))
+        silence = min(max(2 * last, SILENT_SECONDS), LONGEST_SILENCE_SECONDS) if doubled else SILENT_SECONDS
+        self._silent[pod.uid] = silence, self._clock() + silence
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
         content = b""
@@ -114,7 +127,9 @@ def can_be_asked(pod: Pod) -> bool:
 
 
 @asynccontextmanager
-async def poller(*, count: Count, address: Address = address_of) -> AsyncIterator[Poller]:
+async def poller(
+    *, count: Count, address: Address = address_of, clock: Clock = time.monotonic
+) -> AsyncIterator[Poller]:
     """A poller; its connections are closed at the end. No proxy, no cookies, no compression, no kept connections."""
     connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True)
     async with aiohttp.ClientSession(
@@ -125,4 +140,4 @@ async def poller(*, count: Count, address: Address = address_of) -> AsyncIterato
         trust_env=False,
         read_bufsize=MAX_BYTES,
     ) as session:
-        yield Poller(session, address=address, count=count)
+        yield Poller(session, address=address, count=count, clock=clock)

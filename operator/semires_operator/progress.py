@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from semires_operator.observed import Answer
-from semires_operator.status import Checkpoint, Metric, Progress
+from semires_operator.status import Checkpoint, Metric, Progress, Status
 from semires_operator.untrusted import checkpoint, moment, parse_object, part, whole, word
 
 LONGEST_BYTES = 64 << 10
@@ -33,6 +35,27 @@ def read_answer(content: bytes, *, job_uid: str, attempt: int, pod: str, pod_uid
     return Answer(time=now, attempt=attempt, pod=pod, document=told)
 
 
+def speaking(answers: Sequence[Answer | None], status: Status) -> Answer | None:
+    """The answer that speaks for the attempt, of those that its running pods gave; None is a pod that gave none.
+
+    Rank 0 may be on any of them. Pages of other nodes have no time, and rank 0's has none before its first report: they
+    speak of the start if no pod is missing, and say nothing once rank 0 has told where it is.
+    """
+    given = [answer for answer in answers if answer]
+    told = [(told_progress(answer).last_updated_time, answer) for answer in given]
+    timed = [(time, answer) for time, answer in told if time]
+    if timed:
+        return max(timed, key=itemgetter(0))[1]
+    starts = len(given) == len(answers) and not _has_told(status)
+    return given[0] if given and starts else None
+
+
+def _has_told(status: Status) -> bool:
+    """Whether rank 0 has told where it is since the trainer runs."""
+    since, last = status.running_since, status.progress.last_updated_time if status.progress else None
+    return bool(since and last and last >= since)
+
+
 def told_progress(answer: Answer) -> Progress:
     """What an answer says of how far the run is."""
     return Progress.model_validate(answer.document["progress"])
@@ -45,16 +68,17 @@ def told_checkpoint(answer: Answer | None) -> Checkpoint | None:
 
 
 def _progress(document: dict[str, Any], now: datetime) -> Progress | None:
-    updated = moment(document.get("lastUpdatedTime"))
+    time = document.get("lastUpdatedTime")
+    updated = moment(time)
     metrics = _metrics(document.get("metrics", []))
-    if updated is None or metrics is None:
+    if (time is not None and updated is None) or metrics is None:
         return None
     counts = ("epoch", "epochs", "step", "steps", "progressPercentage", "estimatedRemainingSeconds")
     if any(document.get(name) is not None and whole(document[name]) is None for name in counts):
         return None
     fields = {name: document.get(name) for name in counts}
     # A clock that is ahead may not hide that nothing moves.
-    updated = min(updated, now.replace(microsecond=0))
+    updated = min(updated, now.replace(microsecond=0)) if updated else None
     return part(
         Progress,
         {**fields, "stage": word(document.get("stage")), "metrics": metrics, "lastUpdatedTime": updated},

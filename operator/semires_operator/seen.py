@@ -191,6 +191,7 @@ def pod_of(raw: Raw, nodes_ready: Mapping[str, bool]) -> Pod:
         created=_time(metadata.get("creationTimestamp")) or EPOCH,
         ip="" if spec.get("hostNetwork") else status.get("podIP", ""),
         node=node,
+        assigned=_assigned(status, scheduled),
         node_ready=nodes_ready.get(node),
         started=_time(ended.get("startedAt") or state.get("running", {}).get("startedAt")),
         finished=_time(ended.get("finishedAt")),
@@ -200,12 +201,19 @@ def pod_of(raw: Raw, nodes_ready: Mapping[str, bool]) -> Pod:
         exit_code=ended.get("exitCode"),
         reason=status.get("reason", reason) if reason in {"", *WORDLESS} else reason,
         termination_message=ended.get("message", ""),
+        message=clean(status.get("message"), longest=MAX_MESSAGE),
         disrupted=disruption.get("reason", "DisruptionTarget") if disruption.get("status") == "True" else "",
         waiting=waiting.get("reason", ""),
         waiting_message=clean(waiting.get("message"), longest=MAX_MESSAGE),
         unschedulable=scheduled.get("message", "Unschedulable") if scheduled.get("status") == "False" else "",
         image_id=container.get("imageID", ""),
     )
+
+
+def _assigned(status: Raw, scheduled: Raw) -> datetime | None:
+    """When a pod was given its node, or when its kubelet first saw it."""
+    told = scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None
+    return _time(told or status.get("startTime"))
 
 
 def warning_of(raw: Raw) -> Warning_ | None:

@@ -6,6 +6,7 @@ again and never learns of what was deleted meanwhile. This store can be compared
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ METADATA = (
     "deletionGracePeriodSeconds",
 )
 POD_SPEC = ("nodeName", "hostNetwork", "terminationGracePeriodSeconds")
+PREFLIGHT = re.compile(r".+-p[1-9][0-9]*")
+"""Names of preflight Jobs. Kueue's Workloads carry no label of ours, and may be seen before the Job that owns them: one
+of somebody else's Job of such a name is kept as well, and asked for by nobody."""
 
 
 def trimmed(kind: Kind, body: Raw) -> Raw:
@@ -64,7 +68,7 @@ class Store:
         """UIDs that are gone: a late event does not bring them back."""
 
     def of(self, kind: Kind, belongs_to: str) -> list[Raw]:
-        """Objects of the job with this UID; Workloads of the PyTorchJob with this UID."""
+        """Objects of the job with this UID; Workloads of the child with this UID."""
         return list(self._members.get((kind, belongs_to), {}).values())
 
     def jobs(self) -> list[Key]:
@@ -134,9 +138,9 @@ class Store:
         if kind == "SemiRESJob":
             return metadata["namespace"], metadata["name"]
         if kind == "Workload":
-            children = self._objects.get("PyTorchJob", {})
+            children = self._objects.get("PyTorchJob", {}) | self._objects.get("Job", {})
             owners = [children[uid] for uid in _belongs_to(kind, body) if uid in children]
-            return self.key_of("PyTorchJob", owners[0]) if owners else None
+            return self.key_of("Job", owners[0]) if owners else None
         name = (metadata.get("labels") or {}).get(names.JOB_LABEL)
         return (metadata["namespace"], name) if name else None
 
@@ -173,9 +177,20 @@ def _uid(body: Raw) -> str:
     return str(body["metadata"]["uid"])
 
 
+def is_of_a_child(workload: Raw) -> bool:
+    """Whether a Workload is one that is kept."""
+    return bool(_belongs_to("Workload", workload))
+
+
 def _belongs_to(kind: Kind, body: Raw) -> list[str]:
     metadata = body["metadata"]
     if kind == "Workload":
-        return [owner["uid"] for owner in metadata.get("ownerReferences", ()) if owner["kind"] == "PyTorchJob"]
+        return [owner["uid"] for owner in metadata.get("ownerReferences", ()) if _is_child(owner)]
     uid = (metadata.get("labels") or {}).get(names.JOB_UID_LABEL)
     return [uid] if uid else []
+
+
+def _is_child(owner: Raw) -> bool:
+    """Whether a reference to an owner is to a PyTorchJob, or to a Job that may be a preflight's."""
+    is_preflight = owner["kind"] == "Job" and PREFLIGHT.fullmatch(owner["name"]) is not None
+    return owner["kind"] == "PyTorchJob" or is_preflight

@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from semires_operator.redaction import without_credentials
 from semires_operator.status import Checkpoint
 
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 KEPT = "\n\t"
+LONGEST_TOLD = 4096
+"""Characters of a sentence that are looked at: a termination message has no more."""
 Part = TypeVar("Part", bound=BaseModel)
 
 
@@ -27,9 +30,9 @@ def parse_object(content: bytes | str, *, longest: int) -> dict[str, Any] | None
         return None
     try:
         value = json.loads(content, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        return value if isinstance(value, dict) and _is_finite(value) else None
+    except (ValueError, RecursionError):  # the parser may go deeper than Python does
         return None
-    return value if isinstance(value, dict) and _is_finite(value) else None
 
 
 def _refuse(constant: str) -> Any:
@@ -37,7 +40,7 @@ def _refuse(constant: str) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    """1e999 is JSON, and infinite in Python. The parser has bounded the depth."""
+    """1e999 is JSON, and infinite in Python."""
     if isinstance(value, dict):
         return all(map(_is_finite, value.values()))
     if isinstance(value, list):
@@ -51,6 +54,11 @@ def clean(text: object, *, longest: int) -> str:
         return ""
     kept = "".join(letter for letter in text[: 2 * longest] if letter.isprintable() or letter in KEPT)
     return kept.encode("utf-8", "ignore").decode("utf-8")[:longest].strip()
+
+
+def told(text: object, *, longest: int) -> str:
+    """A sentence for people: clean, without credentials. They are looked for before it is cut: half of one is none."""
+    return clean(without_credentials(clean(text, longest=LONGEST_TOLD)), longest=longest)
 
 
 def word(text: object) -> str:

@@ -14,7 +14,7 @@ from semires_operator.discovery import Served, discover
 from semires_operator.metrics import Metrics
 from semires_operator.server import Heartbeats
 from semires_operator.settings import Settings
-from semires_operator.store import Key, Kind, Raw, Store
+from semires_operator.store import Key, Kind, Raw, Store, is_of_a_child
 from semires_operator.streams import Streams, selector_of, watched
 from semires_operator.work_queue import WorkQueue
 
@@ -128,7 +128,7 @@ class Watches:
         for namespace in self._namespaces():
             listed, version = await self._api.list(resource, namespace, label_selector=selector, metadata_only=True)
             if kind == "Workload":
-                listed = [body for body in listed if _is_ours(body)]
+                listed = [body for body in listed if is_of_a_child(body)]
             if not self._store.differs(kind, namespace, listed, version):
                 continue
             await asyncio.sleep(GRACE_SECONDS)
@@ -142,11 +142,6 @@ class Watches:
 
     def _namespaces(self) -> tuple[str | None, ...]:
         return self._settings.namespaces or (None,)
-
-
-def _is_ours(workload: Raw) -> bool:
-    """Whether a Workload is one that the store keeps."""
-    return any(owner["kind"] == "PyTorchJob" for owner in workload["metadata"].get("ownerReferences", ()))
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:

@@ -344,7 +344,10 @@ def exposition(scene: Scene) -> bytes:
 
 
 def progress_document(scene: Scene, *, stage: str = "") -> dict[str, Any]:
-    """The JSON of /progress; `stage` is what the supervisor does while there is no report, such as "fetch"."""
+    """The JSON of /progress; `stage` is what the supervisor does while there is no report, such as "fetch".
+
+    A node without rank 0 never has one: `lastUpdatedTime` is null there, so that nobody takes its zeros for the run's.
+    """
     report, attempt, last = scene.report, scene.attempt, scene.uploads.last
     return {
         "schemaVersion": SCHEMA_VERSION,
@@ -359,7 +362,7 @@ def progress_document(scene: Scene, *, stage: str = "") -> dict[str, Any]:
         "progressPercentage": report.progress_percentage if report else 0,
         "estimatedRemainingSeconds": report.estimated_remaining_seconds if report else None,
         "metrics": [metric.model_dump() for metric in report.metrics] if report else [],
-        "lastUpdatedTime": rfc3339(report.last_updated_time.timestamp() if report else scene.now),
+        "lastUpdatedTime": rfc3339(report.last_updated_time.timestamp()) if report else None,
         "lastCheckpoint": last.to_json() if last else None,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -145,10 +146,40 @@ def test_a_pod_that_is_set_up_for_five_minutes_is_told_with_the_newest_warning()
     assert "FailedCreatePodSandBox: network plugin" in found[1]
 
 
+SECRET = 'MountVolume.SetUp failed for volume "credentials" : secret "s3-credentials" not found'
+
+
+@pytest.mark.parametrize(
+    ("set_up_for", "age", "reason"),
+    [
+        pytest.param(280, 125, Reason.SECRET_MISSING, id="repeated-as-often-as-it-is"),
+        pytest.param(280, 200, None, id="repaired"),
+        pytest.param(320, 200, Reason.CONTAINER_CREATING_TOO_LONG, id="repaired-and-still-not-set-up"),
+        pytest.param(1300, 425, Reason.SECRET_MISSING, id="repeated-seldom-after-long"),
+        pytest.param(1300, 500, Reason.CONTAINER_CREATING_TOO_LONG, id="repaired-after-long"),
+    ],
+)
+def test_a_warning_that_is_not_repeated_is_no_cause_any_more(
+    set_up_for: float, age: float, reason: Reason | None
+) -> None:
+    began = NOW - timedelta(seconds=set_up_for)
+    waits = pod(node="node-1", waiting="ContainerCreating", created=began, assigned=began)
+    told = warning("FailedMount", SECRET, about=POD, age=age)
+    child = replace(CHILD, created=began)
+    found = explain_waiting(child, [waits], [told], now=NOW, creating_seconds=300)
+
+    assert (found and found.reason) == reason
+
+
 @pytest.mark.parametrize(
     ("pods", "warnings"),
     [
         pytest.param([], [], id="nothing-yet"),
+        pytest.param(
+            [pod(node="node-1", created=NOW - timedelta(hours=2), assigned=NOW - timedelta(minutes=1))],
+            [],
+            id="had-no-node-for-long",
+        ),
         pytest.param([pod(node="node-1", waiting="ContainerCreating")], [], id="young"),
         pytest.param([pod()], [warning("FailedCreatePod", "exceeded quota")], id="pods-are-there"),
         pytest.param([], [warning("FailedCreate", "exceeded quota", age=600)], id="of-an-earlier-child"),

@@ -62,6 +62,12 @@ HUNG = Outcome(exit_code=150, reason="RanksHung", message="Nothing moved.")
         pytest.param(end(139), "Retry", Reason.UNEXPECTED, id="segmentation-fault"),
         pytest.param(end(reason="Evicted"), "Retry", Reason.UNEXPECTED, id="evicted-for-its-own-limit"),
         pytest.param(
+            end(reason="UnexpectedAdmissionError"), "RetryFree", Reason.INFRASTRUCTURE, id="device-plugin-refused"
+        ),
+        pytest.param(end(reason="OutOfnvidia.com/gpu"), "RetryFree", Reason.INFRASTRUCTURE, id="others-were-faster"),
+        pytest.param(end(reason="NodeAffinity"), "RetryFree", Reason.INFRASTRUCTURE, id="labels-of-the-node-changed"),
+        pytest.param(end(reason="Odd", started=NOW), "Retry", Reason.UNEXPECTED, id="ended-after-it-had-begun"),
+        pytest.param(
             end(reason="Evicted", disrupted="TerminationByKubelet"), "RetryFree", Reason.DISRUPTED, id="evicted"
         ),
         pytest.param(end(reason="NodeLost", phase="Unknown"), "RetryFree", Reason.DISRUPTED, id="node-lost"),
@@ -136,6 +142,17 @@ def test_a_pod_without_a_last_word_is_named_with_its_node_and_code() -> None:
 
     assert failure.message == "Pod refcoco-a1-master-0 on node node-1 ended with exit code 137 (OOMKilled)."
     assert failure.reason == "OOMKilled"
+
+
+def test_a_pod_that_its_node_refused_is_told_in_the_kubelets_words() -> None:
+    words = "Pod was rejected: Allocate failed due to no healthy devices present."
+    failure = classify(end(reason="UnexpectedAdmissionError", message=words), ()).failure
+
+    assert failure.message == (
+        "Node node-1 refused pod refcoco-a1-master-0 "
+        "(UnexpectedAdmissionError: Pod was rejected: Allocate failed due to no healthy devices present)."
+    )
+    assert (failure.reason, failure.node) == ("UnexpectedAdmissionError", "node-1")
 
 
 def test_only_the_end_of_a_log_is_kept() -> None:

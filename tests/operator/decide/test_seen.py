@@ -158,6 +158,13 @@ def test_the_reason_that_says_most_is_taken(container_reason: str, pod_reason: s
     assert pod_of(pod({"phase": "Failed", **status, **told}), {}).reason == reason
 
 
+def test_why_a_node_refused_a_pod_is_read() -> None:
+    refused = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed\x07"}
+    seen = pod_of(pod(refused), {})
+
+    assert (seen.reason, seen.message) == ("UnexpectedAdmissionError", "Allocate failed")
+
+
 def test_when_deletion_was_asked_for_is_told_from_when_grace_ends() -> None:
     seen = pod_of(pod({}, deletionTimestamp="2026-03-01T12:02:00Z", deletionGracePeriodSeconds=120), {})
 
@@ -173,6 +180,22 @@ def test_what_a_pod_waits_for_is_read() -> None:
 
     assert (seen.phase, seen.waiting, seen.waiting_message) == ("Pending", "ImagePullBackOff", "Back-off")
     assert (seen.unschedulable, seen.disrupted) == ("0/1 nodes", "PreemptionByScheduler")
+
+
+@pytest.mark.parametrize(
+    ("status", "assigned"),
+    [
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": TIME}]}, NOON, id="told"
+        ),
+        pytest.param({"startTime": TIME}, NOON, id="seen-by-its-kubelet"),
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "False", "lastTransitionTime": TIME}]}, None, id="waits"
+        ),
+    ],
+)
+def test_when_a_pod_was_given_its_node_is_read(status: dict[str, Any], assigned: datetime | None) -> None:
+    assert pod_of(pod(status), {}).assigned == assigned
 
 
 def test_an_init_container_that_waits_is_told_first() -> None:

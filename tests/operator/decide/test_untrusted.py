@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from semires_operator.observed import Answer
 from semires_operator.outcome import read_outcome
-from semires_operator.progress import METRIC_NAMES, read_answer, told_checkpoint, told_progress
+from semires_operator.progress import METRIC_NAMES, read_answer, speaking, told_checkpoint, told_progress
+from semires_operator.status import Progress, Status
 from semires_operator.untrusted import clean, moment
 from semires_trainer.orders import Attempt
-from semires_trainer.outcome import LONGEST_BYTES, End, encoded, outcome_json
+from semires_trainer.outcome import End, encoded, outcome_json
 from semires_trainer.progress_file import METRIC_NAMES as METRICS_OF_THE_TRAINER
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -95,6 +97,7 @@ def test_an_answer_that_is_not_of_this_pod_or_not_valid_is_ignored(change: dict[
         pytest.param(b"[]", id="no-object"),
         pytest.param(b"\xff\xfe", id="no-utf8"),
         pytest.param(b"[" * 60000, id="deep"),
+        pytest.param(b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}", id="deep-and-closed"),
         pytest.param(b'{"step": ' + b"9" * 5000 + b"}", id="long-number"),
         pytest.param(json.dumps(DOCUMENT).encode().replace(b"120", b"1e999"), id="infinite-number"),
         pytest.param(json.dumps(DOCUMENT).encode().replace(b"120", b"NaN"), id="nan"),
@@ -103,6 +106,38 @@ def test_an_answer_that_is_not_of_this_pod_or_not_valid_is_ignored(change: dict[
 )
 def test_nonsense_is_ignored(content: bytes) -> None:
     assert read(content) is None
+
+
+def page(step: int, *, pod: str, told: float | None) -> Answer:
+    time = (NOW - timedelta(seconds=told)).isoformat() if told is not None else None
+    answer = read({**DOCUMENT, "step": step, "lastUpdatedTime": time})
+    assert answer is not None
+    return replace(answer, pod=pod)
+
+
+RUNS = Status(running_since=NOW - timedelta(minutes=10))
+HAS_TOLD = RUNS.model_copy(update={"progress": Progress(last_updated_time=NOW - timedelta(minutes=1))})
+RUNS_AGAIN = RUNS.model_copy(update={"progress": Progress(last_updated_time=NOW - timedelta(minutes=20))})
+RANK_0, OLDER, EMPTY = page(8, pod="rank-0", told=2), page(7, pod="older", told=9), page(0, pod="empty", told=None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "speaks"),
+    [
+        pytest.param([EMPTY, RANK_0], HAS_TOLD, RANK_0, id="rank-0-is-not-the-first"),
+        pytest.param([OLDER, RANK_0], HAS_TOLD, RANK_0, id="the-newest-report"),
+        pytest.param([None, EMPTY], HAS_TOLD, None, id="rank-0-missed-a-poll"),
+        pytest.param([None, RANK_0], RUNS, RANK_0, id="another-missed-a-poll"),
+        pytest.param([EMPTY], HAS_TOLD, None, id="only-rank-0-has-ended"),
+        pytest.param([EMPTY], Status(), EMPTY, id="just-begun"),
+        pytest.param([EMPTY, EMPTY], RUNS, EMPTY, id="all-start"),
+        pytest.param([EMPTY, None], RUNS, None, id="one-cannot-be-asked-at-the-start"),
+        pytest.param([EMPTY, EMPTY], RUNS_AGAIN, EMPTY, id="all-start-again"),
+        pytest.param([], RUNS, None, id="nobody"),
+    ],
+)
+def test_who_speaks_for_the_attempt(answers: list[Answer | None], status: Status, speaks: Answer | None) -> None:
+    assert speaking(answers, status) == speaks
 
 
 def test_unknown_fields_and_metrics_are_left_out() -> None:
@@ -215,16 +250,92 @@ def test_parts_of_an_outcome_that_do_not_fit_are_left_out() -> None:
     assert (outcome.check.found.stages_done, outcome.check.previous) == (("propose",), None)
 
 
-@given(
-    change=st.dictionaries(
-        st.sampled_from(["results", "bestCheckpoint", "error", "stopped", "preflight", "exitCode"]), Json, max_size=4
-    )
-)
-def test_no_outcome_is_a_crash(change: dict[str, Any]) -> None:
-    content = json.dumps({**outcome_json(ATTEMPT, None), **change})
+CREDENTIALS = [
+    pytest.param("https://user:hunter2@s3.example.com/b is denied", "hunter2", id="url-with-user"),
+    pytest.param("GET https://s3/b/k?X-Amz-Signature=0123abcd&x=1 failed", "0123abcd", id="presigned-url"),
+    pytest.param("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI is wrong", "wJalrXUtnFEMI", id="variable"),
+]
 
-    outcome = read_outcome(content, job_uid="job", attempt=2)
-    assert outcome is None or len(content) <= LONGEST_BYTES
+
+@pytest.mark.parametrize(("text", "secret"), CREDENTIALS)
+def test_an_outcome_tells_no_credentials(text: str, secret: str) -> None:
+    error = {"reason": text, "message": text, "field": text}
+    document = {**outcome_json(ATTEMPT, None), "error": error, "preflight": {"warnings": [text]}}
+    outcome = read_outcome(json.dumps(document), job_uid="job", attempt=2)
+
+    assert outcome is not None
+    assert "[removed]" in outcome.message
+    assert secret not in str(outcome)
+
+
+def test_a_credential_is_not_cut_before_it_is_looked_for() -> None:
+    text = "x " * 120 + "see https://user:" + "hunter2" * 10 + "@s3.example.com"
+    document = {**outcome_json(ATTEMPT, None), "error": {"field": text}}
+    outcome = read_outcome(json.dumps(document), job_uid="job", attempt=2)
+
+    assert outcome is not None
+    assert "hunter2" not in outcome.field
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"sha256 {'9f86d081' * 8} was expected.", id="digest"),
+        pytest.param("s3://results/refcoco-1pct/checkpoints/step-00000120-9f86d081884c7d65 can't be read.", id="uri"),
+        pytest.param("/data/RefCOCO/images/train2014/COCO_train2014_000000000009.jpg does not exist.", id="path"),
+        pytest.param("spec.storage.credentialsSecret: AccessDenied. Give the keys.", id="field-and-reason"),
+    ],
+)
+def test_what_helps_in_an_outcome_is_kept(text: str) -> None:
+    document = {**outcome_json(ATTEMPT, None), "stopped": {"message": text}}
+    outcome = read_outcome(json.dumps(document), job_uid="job", attempt=2)
+
+    assert outcome is not None
+    assert outcome.message == text
+
+
+def test_what_an_earlier_preflight_found_is_not_read() -> None:
+    earlier = {**outcome_json(ATTEMPT, None), "preflight": {"stagesDone": ["propose"]}}
+    del earlier["attempt"]
+    document = {**outcome_json(ATTEMPT, None), "preflight": {"complete": True, "previousOutcome": earlier}}
+    outcome = read_outcome(json.dumps(document), job_uid="job", attempt=2)
+
+    assert outcome is not None
+    assert outcome.check is not None
+    assert outcome.check.previous is not None
+    assert outcome.check.previous.check is None
+
+
+OUTCOME = st.fixed_dictionaries(
+    {"schemaVersion": st.just(1), "jobUid": st.just("job"), "attempt": st.just(2) | Json, "exitCode": st.just(0)},
+    optional={name: Json for name in ("results", "bestCheckpoint", "lastCheckpoint", "error", "stopped")},
+)
+FOUND = st.fixed_dictionaries(
+    {},
+    optional={
+        "complete": Json,
+        "images": Json,
+        "stagesDone": Json | st.lists(TEXT, max_size=12),
+        "warnings": Json | st.lists(TEXT, max_size=12),
+        "lastCheckpoint": Json,
+        "previousOutcome": Json | OUTCOME.map(lambda earlier: {**earlier, "attempt": -1, "preflight": {"images": 5}}),
+    },
+)
+
+
+@given(outcome=OUTCOME, found=st.none() | Json | FOUND)
+def test_no_outcome_is_a_crash(outcome: dict[str, Any], found: Any) -> None:
+    content = json.dumps({**outcome, "preflight": found})
+
+    read_outcome(content, job_uid="job", attempt=2)
+
+
+@given(parts=st.lists(Json | st.sampled_from([5, "a" * 4000, {"a": [{}]}, 10**30]), min_size=6, max_size=6))
+def test_no_part_of_an_outcome_is_a_crash(parts: list[Any]) -> None:
+    names = ("results", "bestCheckpoint", "error", "stopped", "preflight", "exitCode")
+    content = json.dumps({**outcome_json(ATTEMPT, None), **dict(zip(names, parts, strict=True))})
+
+    read_outcome(content, job_uid="job", attempt=2)
 
 
 @pytest.mark.parametrize("text", [pytest.param("yesterday", id="word"), pytest.param("9" * 70, id="long")])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from semires_operator.logs import HIDDEN, clean
+from semires_operator.logs import LIMIT_BYTES, clean
+from semires_operator.redaction import HIDDEN
 
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQifQ.c2lnbmF0dXJlLWJ5dGVz"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -20,6 +21,7 @@ SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
         pytest.param("password = hunter2", "hunter2", id="password"),
         pytest.param("db_passwd:hunter2, next", "hunter2", id="passwd"),
         pytest.param("GET http://user:hunter2@s3.example.com/b", "hunter2", id="url-with-user"),
+        pytest.param("GET http://user:hunt@er2@s3.example.com/b", "er2", id="at-sign-in-a-password"),
         pytest.param("https://s3/b/k?X-Amz-Signature=0123abcd&x=1", "0123abcd", id="presigned-url"),
         pytest.param("Authorization: AWS4-HMAC-SHA256 Credential=abc", "Credential=abc", id="authorization"),
         pytest.param("curl -H 'bearer abcdef0123456789'", "abcdef0123456789", id="bearer"),
@@ -45,6 +47,8 @@ def test_credentials_are_removed(line, secret):
         pytest.param("sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", id="digest"),
         pytest.param("File /usr/local/lib/python3.11/site-packages/torch/nn/modules/module.py, line 1773", id="path"),
         pytest.param("s3://results/refcoco-1pct/checkpoints/step-00000120-9f86d081884c7d65", id="uri"),
+        pytest.param(f"s3://results/RefCOCO/step-00000120-{'9f86d081' * 8}/Swin", id="path-with-a-digest"),
+        pytest.param("spec.storage.credentialsSecret: give it, there are no keys", id="field-that-names-a-secret"),
         pytest.param("tokenizer: bert-base-uncased, 30522 words", id="tokenizer"),
         pytest.param("RuntimeError: CUDA error: an illegal memory access was encountered", id="error"),
     ],
@@ -79,3 +83,12 @@ def test_one_endless_line_is_cut():
 )
 def test_control_characters_are_removed(text, expected):
     assert clean(text) == expected
+
+
+@pytest.mark.parametrize(
+    "piece", ["a.", "token_", "AWS_A", "eyJ-", "secret-a", "://", "-----BEGIN "], ids=lambda piece: piece.strip("-:")
+)
+def test_a_text_made_to_be_slow_to_read_is_read(piece):
+    text = (piece * LIMIT_BYTES)[:LIMIT_BYTES]
+
+    assert clean(text, limit=100) == text[-100:].strip("\n")

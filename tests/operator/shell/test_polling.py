@@ -6,14 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from semires_operator.observed import Answer, Pod
-from semires_operator.polling import MAX_BYTES, MAX_CONNECTIONS, SECONDS, address_of, can_be_asked, poller
+from semires_operator.polling import MAX_BYTES, MAX_CONNECTIONS, SECONDS, Poller, address_of, can_be_asked, poller
 from semires_operator.progress import read_answer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -82,8 +82,8 @@ async def served(handler: Handler) -> AsyncIterator[str]:
         server.close()
 
 
-async def ask(*handlers: Handler, pods: list[Pod] | None = None) -> tuple[Answer | None, list[str], float]:
-    """Ask one pod for each server; the answer, what was counted, and the seconds it took."""
+async def ask(*handlers: Handler, pods: list[Pod] | None = None) -> tuple[list[Answer | None], list[str], float]:
+    """Ask one pod for each server; the answers, what was counted, and the seconds it took."""
     counted: list[str] = []
     async with AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(served(handler)) for handler in handlers]
@@ -98,7 +98,7 @@ async def ask(*handlers: Handler, pods: list[Pod] | None = None) -> tuple[Answer
 
 
 def test_a_valid_answer_is_taken(run):
-    found, counted, _ = run(ask(document()))
+    (found,), counted, _ = run(ask(document()))
 
     assert found is not None
     assert found.document["progress"]["step"] == 120
@@ -173,7 +173,7 @@ async def _chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 def test_a_hostile_answer_is_no_answer_and_takes_no_longer_than_two_seconds(run, handler, counted):
     found, counts, seconds = run(ask(handler))
 
-    assert found is None
+    assert found == [None]
     assert counts == [counted]
     assert seconds < SECONDS + 0.5
 
@@ -196,39 +196,15 @@ def test_a_redirect_is_not_followed(run):
 def test_a_proxy_of_the_environment_is_not_used(run, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
 
-    found, _, _ = run(ask(document()))
+    (found,), _, _ = run(ask(document()))
 
     assert found is not None
 
 
-def test_of_several_pods_the_newest_answer_wins_and_a_slow_one_does_not_add_up(run):
-    newest = {**DOCUMENT, "podUid": "pod-1", "step": 200}
+def test_all_pods_of_an_attempt_are_asked_and_slow_ones_do_not_add_up(run):
+    found, _, seconds = run(ask(document(step=120), *[_silence] * 6, document(step=200)))
 
-    def read_with_time(asked: Pod, content: bytes) -> Answer | None:
-        found = read(asked, content)
-        step = found.document["progress"]["step"] if found else 0
-        return (
-            None
-            if found is None
-            else Answer(time=NOW + timedelta(seconds=step), attempt=2, pod=asked.name, document=found.document)
-        )
-
-    async def scenario() -> tuple[Answer | None, float]:
-        async with AsyncExitStack() as stack:
-            handlers = [document(), answer(json.dumps(newest).encode()), *[_silence] * 6]
-            addresses = [await stack.enter_async_context(served(handler)) for handler in handlers]
-            pods = [pod(name=f"a-worker-{number}") for number in range(8)]
-            places = {pod.name: address for pod, address in zip(pods, addresses, strict=True)}
-            trainers = await stack.enter_async_context(
-                poller(count=lambda _: None, address=lambda asked: places[asked.name])
-            )
-            began = time.monotonic()
-            return await trainers.progress(pods, read_with_time), time.monotonic() - began
-
-    found, seconds = run(scenario())
-
-    assert found is not None
-    assert found.document["progress"]["step"] == 200
+    assert [answer and answer.document["progress"]["step"] for answer in found] == [120, *[None] * 6, 200]
     assert seconds < SECONDS + 0.5
 
 
@@ -297,14 +273,83 @@ def test_the_number_of_connections_is_bounded(run):
     assert most <= MAX_CONNECTIONS
 
 
-def test_a_pod_that_does_not_answer_is_left_alone_for_a_while(run):
-    counted: list[str] = []
+REFUSES = "127.0.0.1:9"
 
-    async def scenario() -> None:
-        async with poller(count=counted.append, address=lambda _: "127.0.0.1:9") as trainers:
-            for _ in range(5):
-                await trainers.progress([pod()], read)
 
-    run(scenario())
+class Asked:
+    """A pod that is asked every 5 s, by a clock of the test's; it answers, refuses or is silent, as `place` says."""
 
-    assert counted == ["unreachable"]
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.place: str | None = None
+        self.counted: list[str] = []
+
+    def address(self, _: Pod) -> str:
+        if self.place is None:
+            raise TimeoutError
+        return self.place
+
+    def poller(self) -> AbstractAsyncContextManager[Poller]:
+        return poller(count=self.counted.append, address=self.address, clock=lambda: self.now)
+
+    async def times(self, trainers: Poller, seconds: float) -> list[float]:
+        """When it was asked during this time."""
+        begins, found = self.now, []
+        while self.now < begins + seconds:
+            self.counted.clear()
+            await trainers.progress([pod()], read)
+            found += [self.now - begins] if self.counted else []
+            self.now += 5
+        return found
+
+
+def test_a_pod_that_does_not_answer_is_left_alone_for_longer_each_time(run):
+    asked = Asked()
+
+    async def scenario() -> list[float]:
+        async with asked.poller() as trainers:
+            return await asked.times(trainers, 1200)
+
+    assert run(scenario()) == [0, 15, 45, 105, 225, 465, 765, 1065]
+
+
+def test_a_pod_that_refuses_is_asked_again_soon(run):
+    asked = Asked()
+    asked.place = REFUSES
+
+    async def scenario() -> list[float]:
+        async with asked.poller() as trainers:
+            return await asked.times(trainers, 60)
+
+    assert run(scenario()) == [0, 15, 30, 45]
+
+
+def test_a_pod_that_has_answered_is_asked_each_time(run):
+    asked = Asked()
+
+    async def scenario() -> tuple[list[float], list[float]]:
+        async with served(document()) as place, asked.poller() as trainers:
+            await asked.times(trainers, 225)
+            asked.now += 300
+            asked.place = place
+            answers = await asked.times(trainers, 20)
+            asked.place = None
+            return answers, await asked.times(trainers, 40)
+
+    answers, silences = run(scenario())
+
+    assert answers == [0, 5, 10, 15]
+    assert silences == [0, 15]
+
+
+def test_a_stop_asks_a_silent_pod_all_the_same_and_its_progress_if_it_answers(run):
+    asked = Asked()
+
+    async def scenario() -> tuple[bool, bool, list[float]]:
+        async with served(answer(b"{}", status="202 Accepted")) as place, asked.poller() as trainers:
+            await asked.times(trainers, 230)
+            silent = await trainers.request_checkpoint(pod())
+            asked.place = place
+            return silent, await trainers.request_checkpoint(pod()), await asked.times(trainers, 10)
+
+    assert run(scenario()) == (False, True, [0, 5])

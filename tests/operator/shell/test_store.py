@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from semires_operator.names import child_name, preflight_name
 from semires_operator.store import Store, trimmed
 
 LABELS = {"semires.dev/job": "a", "semires.dev/job-uid": "job-1", "semires.dev/attempt": "1"}
@@ -97,10 +98,11 @@ def test_a_list_replaces_what_there_is_and_names_the_jobs_concerned():
     assert shown(store) == [7]
 
 
-def test_a_workload_belongs_to_the_job_of_its_pytorchjob():
+@pytest.mark.parametrize(("kind", "name"), [("PyTorchJob", child_name("a", 1)), ("Job", preflight_name("a", 1))])
+def test_a_workload_belongs_to_the_job_of_its_child(kind, name):
     store = Store()
-    owner = {"kind": "PyTorchJob", "uid": "p1", "name": "a-a1"}
-    store.put("PyTorchJob", body("p1"))
+    owner = {"kind": kind, "uid": "p1", "name": name}
+    store.put(kind, body("p1"))
 
     key = store.put("Workload", body("w1", labels={}, ownerReferences=[owner]))
 
@@ -108,9 +110,18 @@ def test_a_workload_belongs_to_the_job_of_its_pytorchjob():
     assert len(store.of("Workload", "p1")) == 1
 
 
-def test_workloads_of_others_are_not_kept():
+def test_a_workload_may_be_seen_before_its_preflight_job():
     store = Store()
-    owner = {"kind": "Job", "uid": "x", "name": "x"}
+    owner = {"kind": "Job", "uid": "p1", "name": "a-p12"}
+    store.put("Workload", body("w1", labels={}, ownerReferences=[owner]))
+
+    assert len(store.of("Workload", "p1")) == 1
+
+
+@pytest.mark.parametrize("name", ["x", "nightly-p", "a-p0", "a-p1-x", "a-a1"])
+def test_workloads_of_others_are_not_kept(name):
+    store = Store()
+    owner = {"kind": "Job", "uid": "x", "name": name}
     store.put("Workload", body("w1", labels={}, ownerReferences=[owner]))
 
     assert store.differs("Workload", None, [], "10") == 0

@@ -198,6 +198,7 @@ def test_progress_before_the_first_report_says_what_the_supervisor_does(scene: S
     found = progress_document(dataclasses.replace(scene, report=None, uploads=Uploads()), stage="fetch")
 
     assert (found["stage"], found["epoch"], found["lastCheckpoint"], found["metrics"]) == ("fetch", None, None, [])
+    assert found["lastUpdatedTime"] is None
 
 
 def test_the_documentation_lists_every_field_of_progress(scene: Scene) -> None:
