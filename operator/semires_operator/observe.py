@@ -163,14 +163,13 @@ class Observer:
 
 
 def waiting_for(seen: Observed) -> tuple[str, ...]:
-    """UIDs of a child that should run and of its pods, while none of these runs; their events tell why."""
+    """UIDs of a child that should run and of those of its pods that don't; their events tell why."""
     for child, role in ((seen.child, names.TRAINING), (seen.preflight, names.PREFLIGHT)):
         if child is None or child.ended:
             continue
         pods = [pod for pod in seen.pods if pod.role == role and pod.attempt == child.attempt]
-        if any(pod.phase == "Running" and pod.started is not None for pod in pods):
-            return ()
-        return (child.uid, *(pod.uid for pod in pods[:MAX_TOLD_PODS]))
+        waiting = [pod.uid for pod in pods if not (pod.phase == "Running" and pod.started is not None)]
+        return (child.uid, *waiting[:MAX_TOLD_PODS]) if waiting or not pods else ()
     return ()
 
 

@@ -268,7 +268,8 @@ ABOUT: dict[Reason, About] = {
         "Raise `spec.resources.memory`, or lower `spec.training.workers`.",
     ),
     Reason.INFRASTRUCTURE: _attempt(
-        "Something outside the run failed (exit code 150): a GPU, a rank, a disk, the storage. Free of charge.",
+        "Something outside the run failed (exit code 150): a GPU, a rank, a disk, the storage; or the node refused the "
+        "pod. Free of charge.",
         "If it comes again on the same node, look at the node.",
     ),
     Reason.RANKS_HUNG: _attempt(

@@ -11,8 +11,8 @@ import pytest
 from semires_operator.discovery import Served
 from semires_operator.kube import Api
 from semires_operator.names import TRAINING, child_labels
-from semires_operator.observe import Observer
-from semires_operator.observed import Answer, Observed, Pod
+from semires_operator.observe import Observer, waiting_for
+from semires_operator.observed import Answer, Child, Observed, Pod
 from semires_operator.polling import Poller, Read
 from semires_operator.progress import told_progress
 from semires_operator.seen import Job
@@ -103,3 +103,25 @@ def test_a_node_without_rank_0_does_not_take_the_figures_away(run, pages, step):
     answer = run(observe(store, Pages(*pages), progress=told, running_since=NOW)).answer
 
     assert (answer and told_progress(answer).step) == step
+
+
+def pod_of_node(number: int, *, runs: bool) -> Pod:
+    name = f"refcoco-a1-worker-{number}"
+    phase, started = ("Running", NOW) if runs else ("Pending", None)
+    return Pod(name=name, uid=name, role="training", attempt=1, phase=phase, created=NOW, started=started)
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        pytest.param((), ("child",), id="no pod yet"),
+        pytest.param((False, False), ("child", "refcoco-a1-worker-0", "refcoco-a1-worker-1"), id="none runs"),
+        pytest.param((True, False), ("child", "refcoco-a1-worker-1"), id="one of two runs"),
+        pytest.param((True, True), (), id="all run"),
+    ],
+)
+def test_events_are_read_of_what_is_waited_for(run: tuple[bool, ...], told: tuple[str, ...]) -> None:
+    child = Child(name="refcoco-a1", uid="child", attempt=1, created=NOW, state="Created")
+    pods = tuple(pod_of_node(number, runs=runs) for number, runs in enumerate(run))
+
+    assert waiting_for(Observed(child=child, pods=pods)) == told
