@@ -110,6 +110,9 @@ def _of_pod(pod: Pod, outcome: Outcome | None) -> tuple[ActionName, Reason]:
     if pod.reason in CANNOT_START:
         is_image = NO_COMMAND.search(pod.termination_message)
         return ("Fail", Reason.IMAGE_BROKEN) if is_image else ("RetryFree", Reason.INFRASTRUCTURE)
+    if outcome and outcome.reason == "Superseded":
+        # no later attempt of ours: one is begun when nothing of the last one lives
+        return "Fail", Reason.SUPERSEDED
     if outcome and outcome.reason == "RanksHung":
         # healthPolicy counts it; each such attempt has cost stalledSeconds of GPU time
         return "Retry", Reason.RANKS_HUNG

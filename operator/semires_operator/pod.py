@@ -21,7 +21,7 @@ from semires_operator.names import (
 )
 from semires_operator.settings import Settings
 from semires_operator.sizes import PREFLIGHT_BYTES, disk_of, grace_seconds_of
-from semires_operator.volumes import CA_ANNOTATION, HOME, cache_volume, mounts_of, volumes_of
+from semires_operator.volumes import CA_ANNOTATION, CACHE, HOME, cache_volume, mounts_of, volumes_of
 from semires_trainer.config import Resources
 
 USER_ID = 10001
@@ -71,11 +71,12 @@ def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     """Template of a preflight pod: no GPU and no node of its own. ConfigError if the document is too long.
 
     It has no deadline of the kubelet's, which would count what it waits for: the check keeps its own, from when it
-    runs, and the operator ends one that hangs. It leaves the cache's claim alone:
-    a claim is often bound where its first pod runs, and that may be a zone without GPUs.
+    runs, and the operator ends one that hangs. It leaves the cache's claim alone, unless something that it looks at
+    lies there: a claim is often bound where its first pod runs, and that may be a zone without GPUs.
     """
-    preflight = launch.job.spec.preflight
-    volumes = volumes_of(launch, cache=cache_volume(None, size=PREFLIGHT_BYTES), shm=None)
+    preflight, document = launch.job.spec.preflight, launch.document()
+    claim = launch.job.spec.cache.claim if f"{CACHE}/" in document.text else None
+    volumes = volumes_of(launch, cache=cache_volume(claim, size=PREFLIGHT_BYTES), shm=None)
     amount = {"cpu": preflight.cpu, "memory": preflight.memory}
     container = _container(launch, settings, volumes) | {
         "name": PREFLIGHT_CONTAINER,

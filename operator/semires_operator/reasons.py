@@ -55,6 +55,7 @@ class Reason(StrEnum):
     STORAGE_DENIED = "StorageDenied"
     GPU_MEMORY = "GpuMemory"
     IMAGE_BROKEN = "ImageBroken"
+    SUPERSEDED = "Superseded"
     FAILED_BY_RULE = "FailedByRule"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     FREE_RETRIES_EXHAUSTED = "FreeRetriesExhausted"
@@ -239,6 +240,11 @@ ABOUT: dict[Reason, About] = {
     ),
     Reason.IMAGE_BROKEN: _failed(
         "The image does not have the trainer's command (exit code 126 or 127).", "Correct `spec.image`, in a new job."
+    ),
+    Reason.SUPERSEDED: _failed(
+        "Another job, or a run elsewhere, has taken over `spec.output` while this one trained: two that went on would "
+        "take turns.",
+        "Find the other one (`owner.json` in the output), and give one of them another output.",
     ),
     Reason.FAILED_BY_RULE: _failed(
         "A rule of `spec.failurePolicy.rules` with action Fail matched.", "Read `status.lastFailure`."

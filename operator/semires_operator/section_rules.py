@@ -135,6 +135,12 @@ RULES: dict[type[Section], tuple[Rule, ...]] = {
             field=".training.epochs",
         ),
         Rule(
+            rule="self.training.device != 'CUDA' || self.resources.gpusPerNode > 0",
+            problem="0 leaves training.device CUDA without a GPU",
+            remedy="raise it, or set training.device to Auto or CPU",
+            field=".resources.gpusPerNode",
+        ),
+        Rule(
             rule="!has(self.model.textDimensions) || !has(self.training.optimizedTextLayers) || "
             "self.training.optimizedTextLayers <= self.model.textDimensions.layers",
             problem="{} is more than the {} layers of model.textDimensions",

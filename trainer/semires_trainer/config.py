@@ -234,6 +234,16 @@ class Spec(Cluster):
         return self
 
     @model_validator(mode="after")
+    def _device_is_there(self) -> Spec:
+        if self.training.device == "CUDA" and self.resources.gpus_per_node == 0:
+            raise contradiction(
+                "resources.gpusPerNode",
+                "0 leaves training.device CUDA without a GPU",
+                "raise it, or set training.device to Auto or CPU",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _text_layers_exist(self) -> Spec:
         sizes = self.model.text_dimensions
         wanted = self.training.optimized_text_layers

@@ -10,6 +10,10 @@ from semires_operator.names import QUEUE_LABEL, TRAINING, child_name
 from semires_operator.pod import training_template
 from semires_operator.settings import Settings
 
+RENDEZVOUS_TIMEOUTS, RENDEZVOUS_SECONDS = ("read_timeout", "join_timeout"), 3600
+"""Nodes come to torchrun when they have their inputs, which one may have in its cache and another not; by itself the
+first waits for 60 s, and for 10 minutes for the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class PyTorchJobs:
@@ -40,6 +44,9 @@ class PyTorchJobs:
                 "maxRestarts": 0,
                 "rdzvBackend": "c10d",
                 "rdzvId": name,
+                "rdzvConf": [
+                    {"key": key, "value": str(RENDEZVOUS_SECONDS)} for key in ("read_timeout", "join_timeout")
+                ],
             }
         return {
             "apiVersion": self.path,

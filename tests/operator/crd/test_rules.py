@@ -51,6 +51,13 @@ CASES = [
         "3 is more than the 2 layers",
         id="more-layers-than-there-are",
     ),
+    pytest.param(
+        "smallest",
+        {"training.device": "CUDA", "resources.gpusPerNode": 0},
+        "resources.gpusPerNode",
+        "0 leaves training.device CUDA without a GPU",
+        id="cuda-without-gpus",
+    ),
     pytest.param("small-model", {"dataset.labeled.seed": 5}, "dataset.labeled.seed", "5 has no effect", id="seed"),
     pytest.param(
         "smallest",
@@ -201,6 +208,7 @@ ALLOWED = [
     pytest.param("small-model", {"model.maxTokens": 32}, id="longest-sentence"),
     pytest.param("small-model", {"training.optimizedTextLayers": 2}, id="all-layers"),
     pytest.param("small-model", {"training.optimizedTextLayers": ...}, id="as-many-layers-as-the-preset-or-all"),
+    pytest.param("smallest", {"training.device": "CPU", "resources.gpusPerNode": 0}, id="cpu-without-gpus"),
     pytest.param("placed", {"pod.env.0.name": "AWSOME"}, id="variable-that-looks-reserved"),
     pytest.param("placed", {"pod.labels": {"dev/semires": "a"}}, id="label-that-looks-reserved"),
     pytest.param(

@@ -254,6 +254,7 @@ def play_slow_node(world: Any) -> None:
 
 
 GPU = {"error": {"reason": "GpuMemory", "message": "No smaller micro-batch.", "field": ""}}
+SUPERSEDED = {"error": {"reason": "Superseded", "message": "Job other owns the output.", "field": ""}}
 HUNG = {"error": {"reason": "RanksHung", "message": "Nothing moved.", "field": ""}}
 SCENES: dict[Reason, Callable[[Any], None]] = {
     Reason.CHECKING_INPUTS: until("Preflight"),
@@ -302,6 +303,7 @@ SCENES: dict[Reason, Callable[[Any], None]] = {
     Reason.STORAGE_DENIED: ends(5),
     Reason.GPU_MEMORY: ends(6, outcome=GPU),
     Reason.IMAGE_BROKEN: ends(127),
+    Reason.SUPERSEDED: ends(150, outcome=SUPERSEDED),
     Reason.FAILED_BY_RULE: play_rule,
     Reason.BACKOFF_LIMIT_EXCEEDED: play_backoff_limit,
     Reason.FREE_RETRIES_EXHAUSTED: play_many_losses,

@@ -135,6 +135,11 @@ CASES = [
         id="more-trained-layers-than-layers",
     ),
     pytest.param(
+        {"spec.training.device": "CUDA", "spec.resources.gpusPerNode": 0},
+        "spec.resources.gpusPerNode: 0 leaves training.device CUDA without a GPU",
+        id="cuda-without-gpus",
+    ),
+    pytest.param(
         {"spec.refinement.inter2": "0.7"},
         "spec.refinement.inter2: strategy CPI-U does not read it. Remove it; CPI-U reads inter1",
         id="inter2-with-cpi-u",

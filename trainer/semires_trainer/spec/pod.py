@@ -58,7 +58,9 @@ MountPath = Annotated[
 AnnotationValue = Annotated[str, Field(strict=True, max_length=8192)]
 Weight = Annotated[int, Field(strict=True, ge=1, le=100)]
 
-RESERVED_ENVIRONMENT = re.compile(r"^(AWS_.*|PET_.*|SEMIRES_.*|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_.*)$")
+RESERVED_ENVIRONMENT = re.compile(
+    r"^(AWS_.*|PET_.*|SEMIRES_.*|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_.*|(CUDA|NVIDIA)_VISIBLE_DEVICES)$"
+)
 RESERVED_VOLUMES = re.compile(r"^semires-.*$")
 RESERVED_FOLDERS = re.compile(r"^/(tmp|dev/shm|home/semires|var/cache/semires|etc/semires)/*$")
 """Where the operator mounts volumes of its own; folders inside may be mounted."""
