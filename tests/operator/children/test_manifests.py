@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,22 @@ def test_an_overlay_of_ones_own_names_both_images(render: Render) -> None:
     images = images_of(render(str(REPOSITORY / "examples" / "cluster" / "operator")))
 
     assert images == ("localhost/semires-operator:demo", "localhost/semires-trainer:demo")
+
+
+def test_the_guide_gives_both_their_pull_secret(render: Render, tmp_path: Path) -> None:
+    guide = (REPOSITORY / "docs" / "install.md").read_text()
+    (patches,) = re.findall(r"^```yaml\n(patches:.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(f"resources: [../manifests/overlays/cluster]\n{patches}")
+
+    (deployment,) = of_kind(render(str(overlay)), "Deployment")
+
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    variables = {one["name"]: one.get("value", "from-the-pod") for one in pod["containers"][0]["env"]}
+    assert Settings.from_environment(variables).image_pull_secrets == ("registry",)
 
 
 @pytest.mark.parametrize("base", ["../base/crd", "cluster"])
