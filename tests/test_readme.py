@@ -18,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import yaml
 from click.testing import Result
 from PIL import Image
 
@@ -314,6 +315,24 @@ def test_the_readme_examines_its_manifest(refcoco: Path, semires: Semires) -> No
 
     (line,) = [line for line in lines if line.split()[1] == "Job"]
     assert line.split() == ["OK", "Job", "refcoco-1pct:", "every", "local", "file", "is", "there"]
+
+
+def test_the_example_for_a_cluster_without_gpus_reads_what_its_head_makes(semires: Semires, tmp_path: Path) -> None:
+    """The folder it uploads to s3://data, read where it lies."""
+    manifest = ROOT / "manifests" / "examples" / "cpu.yaml"
+    (words,) = commands_in(manifest.read_text(encoding="utf-8"), prefix="# +")
+    fields = {"dataset.annotations": "", "dataset.images": "/images", "model.vocab": "/vocab.txt"}
+    local = [f"--set={field}=synthetic{rest}" for field, rest in fields.items()]
+
+    made = semires(*words[1:], "--images", "40", "--eval-images", "2", folder=tmp_path)
+    planned = semires("plan", manifest, *local, "--set=output=run", "--set=storage=null", "--json", folder=tmp_path)
+
+    assert (made.exit_code, planned.exit_code) == (0, 0), planned.output
+    plan = json.loads(planned.stdout)
+    assert (plan["problems"], plan["dataset"]["labeled"]["images"]) == ([], 4)
+    given = yaml.safe_load(manifest.read_text(encoding="utf-8"))["spec"]
+    uploaded = re.findall(r"aws s3 cp --recursive synthetic (\S+)", manifest.read_text(encoding="utf-8"))
+    assert [given["dataset"]["annotations"]] == uploaded
 
 
 def test_the_guide_turns_pixels_into_an_outline() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import semires_trainer
+from semires_trainer.cli import main
 from semires_trainer.errors import SemiresError
 from semires_trainer.signals import EXIT_CODES
 
@@ -34,6 +35,20 @@ def all_errors() -> list[type[SemiresError]]:
 def documented() -> set[tuple[str, int]]:
     text = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("failures.md", "storage.md"))
     return {(reason, int(code)) for reason, code in re.findall(r"^\| (\w+) \| (\d+) \|", text, re.MULTILINE)}
+
+
+def overviews() -> dict[str, str]:
+    """Where -> the text that lists the exit codes in short."""
+    concepts = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    return {"semires --help": main.epilog or "", "concepts.md": concepts.partition("## Stopping")[2]}
+
+
+@pytest.mark.parametrize("place", overviews())
+def test_an_overview_leaves_no_exit_code_out(place: str) -> None:
+    over_time = 124  # of commands that wait for a cluster
+    codes = {error.exit_code for error in all_errors()} | set(EXIT_CODES.values()) | {over_time}
+
+    assert codes - {int(number) for number in re.findall(r"\d+", overviews()[place])} == set()
 
 
 def test_every_reason_is_documented_with_its_exit_code() -> None:

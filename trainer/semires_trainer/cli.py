@@ -19,8 +19,9 @@ from semires_trainer.threads import share_cores
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 2 configuration, 3 data or weights, 4 diverged, 6 GPU memory, 130 or 143 stopped, "
-    "150 infrastructure.",
+    epilog="Exit codes: 0 done, 1 a bug or too little memory, 2 configuration, 3 data or weights, 4 diverged, "
+    "5 storage refused, 6 GPU memory, 130 or 143 stopped, 150 infrastructure. Of commands on a cluster also: "
+    "1 the job failed, 124 time is over.",
 )
 @click.option("--debug", is_flag=True, help=f"Show the traceback of every error; {DEBUG_VARIABLE}=1 does the same.")
 @click.version_option(__version__, prog_name="semires")

@@ -37,6 +37,11 @@ def run(words: list[str], environment: dict[str, str]) -> str:
     [
         pytest.param("kubectl apply --server-side -k manifests/overlays/cluster", "deployment.apps/semires-operator"),
         pytest.param(
+            "kubectl create secret generic s3-credentials "
+            "--from-literal=AWS_ACCESS_KEY_ID=… --from-literal=AWS_SECRET_ACCESS_KEY=…",
+            "secret/s3-credentials created",
+        ),
+        pytest.param(
             "kubectl apply -f manifests/examples/smallest.yaml", "semiresjob.semires.dev/refcoco-1pct created"
         ),
         pytest.param("kubectl get srj", "refcoco-1pct"),
@@ -49,4 +54,4 @@ def test_a_line_of_the_readme_does_what_it_says(answers: dict[str, str], line: s
 
 
 def test_there_are_no_other_lines(answers: dict[str, str]) -> None:
-    assert len(answers) == len(LINES) == 3
+    assert len(answers) == len(LINES) == 4

@@ -6,20 +6,30 @@ import argparse
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    FileMetadataError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 from safetensors.torch import load_file
 from torch import Tensor
 
-from semires_trainer.errors import WeightsError
+from semires_trainer.errors import InfrastructureError, WeightsError
 
 HUB = "hf://"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+PASSING_STATUS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+"""Answers of the hub, besides 5xx, that may be others a minute later."""
 _SHOWN = 10
 
 
@@ -27,7 +37,8 @@ def locate(source: str, names: Sequence[str], *, field: str) -> Path:
     """Local path of the first of `names` in a folder or in `hf://owner/repo[@revision]`; a file is itself.
 
     Raises:
-        WeightsError: nothing is there, or the hub cannot be reached.
+        WeightsError: nothing is there, or the hub refuses it.
+        InfrastructureError: the hub does not answer.
     """
     if source.startswith(HUB):
         return _download(source, names, field=field)
@@ -53,24 +64,38 @@ def _download(source: str, names: Sequence[str], *, field: str) -> Path:
     for name in names:
         try:
             return Path(hf_hub_download(repository, name, revision=revision or None))
-        except LocalEntryNotFoundError as error:  # the hub did not answer, and the cache does not have it
-            not_cached = error
+        except LocalEntryNotFoundError as error:  # the hub did not say, and the cache does not have it
+            not_cached = not_cached or error
         except EntryNotFoundError:
             continue
-        except (OSError, ValueError) as error:
-            raise _unreachable(source, name, error, field=field) from error
+        except (OSError, ValueError, ClientError) as error:
+            raise _not_downloaded(source, name, error, field=field) from error
     if not_cached is not None:
-        raise _unreachable(source, names[0], not_cached, field=field) from not_cached
+        raise _not_downloaded(source, names[0], not_cached, field=field) from not_cached
     raise WeightsError(f"{source} holds none of {', '.join(names)}", field=field, remedy="Name another one")
 
 
-def _unreachable(source: str, name: str, error: Exception, *, field: str) -> WeightsError:
+def _not_downloaded(source: str, name: str, error: Exception, *, field: str) -> WeightsError | InfrastructureError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return WeightsError(
+    kind = InfrastructureError if _may_pass(error) else WeightsError
+    return kind(
         f"could not get {name} of {source}: {first}",
         field=field,
         remedy="Download the repository on a machine with access, and give its folder as a path",
     )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the hub did not answer, or not for itself. The client hides that behind "not in the cache"."""
+    if isinstance(error, LocalEntryNotFoundError):
+        return error.__cause__ is not None and _may_pass(error.__cause__)
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or (
+            error.response.status_code in PASSING_STATUS
+        )
+    if isinstance(error, OfflineModeIsEnabled | FileMetadataError):
+        return False
+    return isinstance(error, ClientError | ConnectionError | TimeoutError)
 
 
 def read_state(path: Path, *, field: str) -> dict[str, Tensor]:
