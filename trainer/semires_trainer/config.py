@@ -206,7 +206,7 @@ class Spec(Cluster):
     """Preset, hyper-parameters and conditions of the run."""
     output: Uri
     """Where results go: a path or s3://bucket/prefix. One job per output. On a cluster a path must lie on a
-    PersistentVolumeClaim of spec.pod.volumes: anything else goes with the pod."""
+    PersistentVolumeClaim, of spec.pod.volumes or spec.cache: anything else goes with the pod."""
     storage: Storage | None = None
     """How s3:// is reached; not needed for plain paths."""
 

@@ -55,7 +55,7 @@ def test_two_workers_on_two_nodes_find_each_other_and_succeed(place: Bench, subm
     given = [variables(pod) for pod in pods]
     assert [one["PET_NPROC_PER_NODE"] for one in given] == ["4", "4"]
     assert [one["PET_RDZV_BACKEND"] for one in given] == ["c10d", "c10d"]
-    assert {one["PET_RDZV_CONF"] for one in given} == {"join_timeout=3600,read_timeout=3600"}
+    assert {one["PET_RDZV_CONF"] for one in given} == {"read_timeout=3600,join_timeout=3600"}
     assert {one["PET_RDZV_ENDPOINT"].rpartition(":")[0] for one in given} == {"a-a1-worker-0"}
 
 
