@@ -54,6 +54,11 @@ class CheckpointRequests:
         with self._lock:
             return self._pass_on()
 
+    def not_passed(self) -> None:
+        """What was to be passed on could not be: it is due again after an interval."""
+        with self._lock:
+            self._waiting, self._under_way = True, False
+
     def published(self) -> None:
         """A checkpoint was published: it answers the request under way."""
         with self._lock:

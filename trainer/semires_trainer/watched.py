@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from semires_trainer.orders import ControlFolder
 from semires_trainer.progress_file import ProgressReport, read_progress
 from semires_trainer.publishing import Publishing
 from semires_trainer.ranks import Ranks
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -56,8 +59,8 @@ class RunWatch:
     def request_checkpoint(self) -> dict[str, Any]:
         """Pass the request on now, or when the minute is over."""
         answer = self.requests.ask()
-        if answer.state == "Passed":
-            self._pass()
+        if answer.state == "Passed" and not self._pass():
+            answer = self.requests.ask()
         return {"state": answer.state, "seconds": round(answer.seconds, 1)}
 
     def pass_due_request(self) -> None:
@@ -71,10 +74,17 @@ class RunWatch:
             withdraw_request(self.control.checkpoint_request)
             self.requests.published()
 
-    def _pass(self) -> None:
+    def _pass(self) -> bool:
+        """Tell the ranks. False if the disk refuses: the request then waits again."""
         self.passed += 1
         self.passed_at = time.time()
-        pass_request(self.control.checkpoint_request, self.passed)
+        try:
+            pass_request(self.control.checkpoint_request, self.passed)
+        except OSError as error:
+            self.requests.not_passed()
+            logger.warning("A request for a checkpoint can't be passed on; it is tried again. %s", error)
+            return False
+        return True
 
     def _scene(self) -> Scene:
         report: ProgressReport | None = read_progress(self.control.progress).report

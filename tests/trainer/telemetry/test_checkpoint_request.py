@@ -13,6 +13,9 @@ from semires_trainer.checkpoint_request import (
     pass_request,
     withdraw_request,
 )
+from semires_trainer.exposition import Attempt
+from semires_trainer.orders import ControlFolder
+from semires_trainer.watched import RunWatch
 
 
 class Clock:
@@ -110,3 +113,34 @@ def test_a_request_that_was_withdrawn_is_none(path: Path) -> None:
     withdraw_request(path)
 
     assert not CheckpointRequest(path).take()
+
+
+@pytest.fixture
+def watch(requests: CheckpointRequests, tmp_path: Path) -> RunWatch:
+    """Its control folder is not there: nothing can be written to it."""
+    attempt = Attempt(job="small", strategy="IOM", began=0.0)
+    return RunWatch(control=ControlFolder(tmp_path / ".run"), attempt=attempt, requests=requests)
+
+
+def test_a_request_that_the_disk_refuses_is_deferred_and_told(
+    watch: RunWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert watch.request_checkpoint() == {"state": "Deferred", "seconds": 60.0}
+
+    assert "A request for a checkpoint can't be passed on; it is tried again." in caplog.text
+
+
+def test_a_deferred_request_that_the_disk_refuses_is_tried_every_minute(watch: RunWatch, clock: Clock) -> None:
+    watch.request_checkpoint()
+    clock.now = 60
+    watch.pass_due_request()
+    assert not watch.control.checkpoint_request.exists()
+
+    watch.control.path.mkdir()
+    clock.now = 119
+    watch.pass_due_request()
+    assert not watch.control.checkpoint_request.exists()
+    clock.now = 120
+    watch.pass_due_request()
+
+    assert watch.control.checkpoint_request.exists()
