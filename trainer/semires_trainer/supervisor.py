@@ -42,7 +42,7 @@ from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks
 from semires_trainer.restore import begin_anew_unless, restore
 from semires_trainer.serving import Server, serve
 from semires_trainer.signals import EXIT_CODES, StopRequested
-from semires_trainer.stopping import Stop
+from semires_trainer.stopping import Interrupted, Stop
 from semires_trainer.storage import Storage
 from semires_trainer.storage.failures import explain_os_error
 from semires_trainer.storage.parallel import Cancelled
@@ -136,7 +136,7 @@ class Supervisor:
             with self.stop.interrupts():
                 self.open_page()
                 orders = self.prepare()
-        except StopRequested as stopped:
+        except (StopRequested, Interrupted) as stopped:
             end = End(exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved)
         except SemiresError as error:
             end = end_of(error)

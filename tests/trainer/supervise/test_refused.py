@@ -7,6 +7,8 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -200,3 +202,38 @@ def test_an_output_that_another_manifest_takes_between_check_and_claim_is_left_t
     assert failed.value.exit_code == 2
     assert json.loads(storage.read_bytes(f"{output}/run.json").data)["identity"] == training_hash(other)
     assert {stat.uri.rpartition("/")[2] for stat in storage.list(output)} == {"run.json", "owner.json"}
+
+
+@pytest.mark.parametrize("record", ["run.json", "owner.json", "checkpoints.json"])
+def test_sigterm_while_a_record_is_waited_for_ends_the_start_at_once(
+    job: MakeJob,
+    make_proxy: Callable[..., Any],
+    faults: ModuleType,
+    credentials: Path,
+    servers: ModuleType,
+    output: str,
+    tmp_path: Path,
+    record: str,
+) -> None:
+    """The server is silent once; a signal that is taken for a broken connection would be followed by another try."""
+    asked, over = threading.Event(), threading.Event()
+
+    def be_silent_once(request: Any) -> Any:
+        if not request.path.endswith(f"/{record}") or asked.is_set():
+            return None
+        asked.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait(30)
+        return faults.RESET_REQUEST
+
+    environment = {
+        "SEMIRES_ENDPOINT_URL": make_proxy(be_silent_once).url,
+        "SEMIRES_ENDPOINT_REGION": servers.REGION,
+        "SEMIRES_CREDENTIALS": str(credentials),
+        "SEMIRES_CACHE": str(tmp_path / "cache"),
+    }
+    outcome = run_pod(job(output=output), tmp_path, **environment)
+    over.set()
+
+    assert outcome["exitCode"] == 143
+    assert "Nothing was being trained yet" in outcome["stopped"]["message"]
