@@ -312,6 +312,7 @@ class Supervisor:
         write_termination_message(self.outcome(end), self.given.environment)
         if self.publishing is not None:
             self.publishing.share = self.share
+            self.watch.is_publishing = True
             try:
                 self.publishing.finish(
                     lambda: self.publish_rest(end),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import time
 from dataclasses import dataclass, field
@@ -10,11 +11,13 @@ from typing import Any
 from semires_trainer.checkpoint_request import CheckpointRequests, pass_request, withdraw_request
 from semires_trainer.exposition import Attempt, Scene, Uploads, exposition, progress_document
 from semires_trainer.orders import ControlFolder
-from semires_trainer.progress_file import ProgressReport, read_progress
+from semires_trainer.progress_file import Reading, read_progress
 from semires_trainer.publishing import Publishing
 from semires_trainer.ranks import Ranks
 
 logger = logging.getLogger(__name__)
+
+PUBLISH = "publish"
 
 
 @dataclass(kw_only=True)
@@ -25,6 +28,8 @@ class RunWatch:
     attempt: Attempt
     stage: str = "prepare"
     """What the supervisor does while no rank has reported."""
+    is_publishing: bool = False
+    """Whether the ranks have ended, and this process sends the results or waits for the storage."""
     ranks: Ranks | None = None
     publishing: Publishing | None = None
     requests: CheckpointRequests = field(default_factory=CheckpointRequests)
@@ -43,7 +48,7 @@ class RunWatch:
 
     def health(self) -> dict[str, Any]:
         """Facts about the ranks and the uploads."""
-        reading, ranks = read_progress(self.control.progress), self.ranks
+        reading, ranks = self._reading(), self.ranks
         report = reading.report
         return {
             "stage": report.stage if report else self.stage,
@@ -87,6 +92,14 @@ class RunWatch:
         return True
 
     def _scene(self) -> Scene:
-        report: ProgressReport | None = read_progress(self.control.progress).report
+        report = self._reading().report
         uploads = self.publishing.uploads if self.publishing else Uploads()
         return Scene(attempt=self.attempt, report=report, uploads=uploads, now=time.time())
+
+    def _reading(self) -> Reading:
+        """What rank 0 told; once the ranks have ended, that this process publishes, and is alive."""
+        reading = read_progress(self.control.progress)
+        if reading.report is None or not self.is_publishing:
+            return reading
+        now = datetime.datetime.now(datetime.UTC)
+        return Reading(reading.report.model_copy(update={"stage": PUBLISH, "last_updated_time": now}), "")
