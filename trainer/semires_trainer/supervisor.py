@@ -257,7 +257,8 @@ class Supervisor:
         if not is_one_node(self.given.environment) and not self.given.control.rank(0).is_file():
             return None
         report = read_progress(self.given.control.progress).report
-        return self.watchdog.look(beat=report.beat if report else -1, started=bool(report and report.started), now=now)
+        beat = (report.beat, report.last_updated_time) if report else None  # the time moves on a full disk, too
+        return self.watchdog.look(beat=beat, started=bool(report and report.started), now=now)
 
     def start_publishing(self) -> None:
         """Once: on the node where rank 0 is. Which one that is torchrun decides when there are several."""

@@ -20,7 +20,7 @@ def watch(tmp_path: Path) -> RunWatch:
     """Rank 0 told an hour ago where it was."""
     control = ControlFolder(tmp_path)
     report = ProgressReport(stage="evaluate", step=16, steps=16, last_updated_time=HOUR_AGO, beat=3, started=True)
-    replace_text(control.progress, report.to_json())
+    replace_text(control.progress, report.to_json(), at=HOUR_AGO.timestamp())
     return RunWatch(control=control, attempt=Attempt(job="small", strategy="IOM", began=0.0))
 
 
