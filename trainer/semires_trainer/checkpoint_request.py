@@ -81,6 +81,14 @@ def pass_request(path: Path, number: int) -> None:
     replace_text(path, f"{number}\n")
 
 
+def asked_for_at(path: Path) -> float | None:
+    """When the request that waits was passed on, by the clock of its disk; None if none waits."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
 def withdraw_request(path: Path) -> None:
     """Forget a request that was answered, or that was meant for ranks that are gone."""
     path.unlink(missing_ok=True)

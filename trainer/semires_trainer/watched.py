@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from semires_trainer.checkpoint_request import CheckpointRequests, pass_request, withdraw_request
+from semires_trainer.checkpoint_request import CheckpointRequests, asked_for_at, pass_request, withdraw_request
 from semires_trainer.exposition import Attempt, Scene, Uploads, exposition, progress_document
 from semires_trainer.orders import ControlFolder
 from semires_trainer.progress_file import Reading, read_progress
@@ -35,8 +35,6 @@ class RunWatch:
     requests: CheckpointRequests = field(default_factory=CheckpointRequests)
     passed: int = 0
     """Requests for a checkpoint that were passed on to the ranks."""
-    passed_at: float = 0.0
-    """When the last one was, seconds since 1970."""
 
     def progress(self) -> dict[str, Any]:
         """The document of /progress."""
@@ -74,15 +72,18 @@ class RunWatch:
             self._pass()
 
     def on_published(self, saved_at: float) -> None:
-        """A checkpoint was published: it answers the last request if it was saved after that."""
-        if saved_at >= self.passed_at:
+        """A checkpoint was published: it answers the request that waits if it was saved after that.
+
+        `saved_at` is by the disk's clock, so the request's time must be too: that of this machine may differ.
+        """
+        asked_at = asked_for_at(self.control.checkpoint_request)
+        if asked_at is not None and saved_at >= asked_at:
             withdraw_request(self.control.checkpoint_request)
             self.requests.published()
 
     def _pass(self) -> bool:
         """Tell the ranks. False if the disk refuses: the request then waits again."""
         self.passed += 1
-        self.passed_at = time.time()
         try:
             pass_request(self.control.checkpoint_request, self.passed)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,20 @@ def test_a_deferred_request_that_the_disk_refuses_is_tried_every_minute(watch: R
     watch.pass_due_request()
 
     assert watch.control.checkpoint_request.exists()
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0], ids=["behind", "in-step", "ahead"])
+@pytest.mark.parametrize("later", [True, False], ids=["saved-after-it", "saved-before-it"])
+def test_a_checkpoint_saved_after_a_request_answers_it_whatever_the_clock_of_the_disk(
+    watch: RunWatch, clock: Clock, ahead: float, later: bool
+) -> None:
+    watch.control.path.mkdir()
+    watch.request_checkpoint()
+    request = watch.control.checkpoint_request
+    asked = request.stat().st_mtime + ahead
+    os.utime(request, (asked, asked))  # as a server with another clock stamps it
+
+    watch.on_published(asked + 5 if later else asked - 5)
+
+    assert request.exists() is not later
+    assert watch.request_checkpoint()["state"] == ("Deferred" if later else "Pending")
