@@ -54,6 +54,11 @@ class CheckpointRequests:
         with self._lock:
             return self._pass_on()
 
+    def not_passed(self) -> None:
+        """What was to be passed on could not be: it is due again after an interval."""
+        with self._lock:
+            self._waiting, self._under_way = True, False
+
     def published(self) -> None:
         """A checkpoint was published: it answers the request under way."""
         with self._lock:
@@ -74,6 +79,14 @@ class CheckpointRequests:
 def pass_request(path: Path, number: int) -> None:
     """Ask the ranks for a checkpoint: the `number`-th of this attempt, so that people can read how many there were."""
     replace_text(path, f"{number}\n")
+
+
+def asked_for_at(path: Path) -> float | None:
+    """When the request that waits was passed on, by the clock of its disk; None if none waits."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def withdraw_request(path: Path) -> None:

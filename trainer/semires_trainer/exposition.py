@@ -211,7 +211,7 @@ FAMILIES = (
     Family(
         name="semires_job_progress_timestamp_seconds",
         kind="gauge",
-        help="When rank 0 last told where it is: a hung run falls behind.",
+        help="When rank 0 last told where it is, at the end its supervisor: a hung run falls behind.",
         samples=_one(lambda scene: scene.report.last_updated_time.timestamp() if scene.report else None),
     ),
     Family(

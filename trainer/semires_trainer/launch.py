@@ -14,7 +14,8 @@ from semires_trainer.results import Results, read_results
 from semires_trainer.schedule import check_batches
 from semires_trainer.signals import EXIT_CODES, StopRequested
 from semires_trainer.storage import Storage
-from semires_trainer.supervisor import Supervision, cache_folder, supervise, work_folder
+from semires_trainer.supervisor import Supervision, supervise
+from semires_trainer.workplace import cache_folder, work_folder
 
 
 class RunFailed(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from semires_trainer import atomic
 from semires_trainer.errors import SemiresError
 from semires_trainer.orders import Attempt
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 TERMINATION_LOG = "SEMIRES_TERMINATION_LOG"
@@ -132,7 +135,10 @@ def results_of(path: Path) -> list[dict[str, Any]]:
 
 
 def write_termination_message(outcome: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Leave the outcome where the kubelet looks for it, if there is such a place."""
+    """Leave the outcome where the kubelet looks for it, if there is such a place and it can be written to."""
     path = environment.get(TERMINATION_LOG)
     if path:
-        Path(path).write_bytes(encoded(outcome))
+        try:
+            Path(path).write_bytes(encoded(outcome))
+        except OSError as error:
+            logger.warning("The outcome can't be left in %s: %s.", path, error.strerror)

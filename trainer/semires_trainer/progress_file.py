@@ -5,6 +5,7 @@ Nothing is synced: the file speaks of now, and is worth nothing after the machin
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import math
@@ -22,6 +23,8 @@ from semires_trainer.sinks import STEP, Count, Duration, NullSink, Position
 SCHEMA_VERSION: Final = 1
 MAX_BYTES = 64 * 1024
 """A longer file is not read; ours have 1 to 4 KiB."""
+TOUCHED_SECONDS = 0.5
+"""A file this much newer than what it says was touched: rank 0 goes on, but there was no room for more."""
 METRIC_NAMES = ("loss", "learningRate", "imagesPerSecond", "matchRatio", "oIoU", "mIoU")
 """Names of the metrics of a report, in their order; oIoU and mIoU in percent, as the papers give them."""
 LOSS_PARTS = {"loss": "total", "supervised": "supervised", "unsupervised": "unsupervised", "sam": "sam", "pwa": "pwa"}
@@ -116,26 +119,38 @@ class Reading(NamedTuple):
 
 
 def read_progress(path: Path) -> Reading:
-    """The report in `path`; None and a sentence if the file is absent, unreadable, torn or of another schema."""
+    """The report in `path`; None and a sentence if the file is absent, unreadable, torn or of another schema.
+
+    Its time is that of the file where that is newer.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content, touched = file.read(MAX_BYTES + 1), os.fstat(file.fileno()).st_mtime
     except OSError as error:
         return Reading(None, f"{path}: {error.strerror}")
     if len(content) > MAX_BYTES:
         return Reading(None, f"{path}: longer than {MAX_BYTES} bytes")
     try:
-        return Reading(ProgressReport.model_validate_json(content), "")
+        report = ProgressReport.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         return Reading(None, f"{path}: {place}: {first['msg']}")
+    if touched - report.last_updated_time.timestamp() > TOUCHED_SECONDS:
+        moved = datetime.datetime.fromtimestamp(touched, datetime.UTC)
+        report = report.model_copy(update={"last_updated_time": moved})
+    return Reading(report, "")
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file that one process writes: readers see the old text or the new one. Not synced (see above)."""
+def replace_text(path: Path, text: str, *, at: float | None = None) -> None:
+    """Replace a file that one process writes: readers see the old text or the new one. Not synced (see above).
+
+    `at`: its time by this machine's clock, which that of the disk may not follow.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
+    if at is not None:
+        os.utime(temporary, (at, at))
     os.replace(temporary, path)
 
 
@@ -235,7 +250,14 @@ class ProgressSink(NullSink):
     def _write(self) -> None:
         if self._position is not None:
             self._written_at = self._clock()
-            replace_text(self._path, self._report(self._position).to_json())
+            report = self._report(self._position)
+            at = report.last_updated_time.timestamp()
+            try:
+                replace_text(self._path, report.to_json(), at=at)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.utime(self._path, (at, at))  # a full disk has room for this: nobody takes us for hung
+                raise
 
     def _report(self, position: Position) -> ProgressReport:
         training, remaining = self._training(position), position.remaining_seconds

@@ -61,7 +61,7 @@ class Upload:
     """Bytes sent."""
     seconds: float
     saved_at: float
-    """When the ranks had written it, seconds since 1970."""
+    """When the ranks had written it, by the clock of the work folder's disk."""
 
 
 class Publisher:

@@ -15,7 +15,7 @@ from semires_trainer.exposition import LastCheckpoint, Uploads
 from semires_trainer.ledger import Entry
 from semires_trainer.ownership import Superseded
 from semires_trainer.publisher import Publisher, Upload
-from semires_trainer.storage.failures import StorageUnavailable
+from semires_trainer.storage.failures import ExpiredToken, InvalidCredentials, StorageUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ class Publishing:
             logger.warning("Checkpoints can't be published; training goes on and they will be later. %s", error)
 
     def finish(self, last: Callable[[], None], *, patience_seconds: float, is_aborted: Callable[[], bool]) -> None:
-        """Publish what is left, then `last`; tries for `patience_seconds` while the storage is down.
+        """Publish what is left, then `last`; tries for `patience_seconds` while the storage is down
+        or refuses credentials, which it took when the run began.
 
         Raises the last SemiresError if it does not come back, Superseded, any that waiting does not mend, and
         InfrastructureError once `is_aborted`: what is being sent then ends with this process.
@@ -134,7 +135,7 @@ class Publishing:
                 self._try_to_share()
                 last()
                 return
-            except StorageUnavailable as error:
+            except (StorageUnavailable, ExpiredToken, InvalidCredentials) as error:
                 self._note(error)
                 if time.monotonic() >= deadline:
                     raise

@@ -6,6 +6,7 @@ thread, a bounded number of them; clients that take too long are cut off.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import json
@@ -44,6 +45,8 @@ UNREAD = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
 }
 """Refusals of requests that were not read to their end."""
+WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""What listening at "::" comes to where the kernel has no IPv6 (`ipv6.disable=1`), or no address of it."""
 
 
 class Watched(Protocol):
@@ -91,7 +94,7 @@ class Server:
 
 
 def serve(address: tuple[str, int], source: Watched) -> Server:
-    """Serve `source` at (host, port); port 0 takes a free one, host "::" takes IPv4 too.
+    """Serve `source` at (host, port); port 0 takes a free one, host "::" takes IPv4 too, and is enough without IPv6.
 
     Raises:
         InfrastructureError: the address cannot be listened at.
@@ -99,6 +102,8 @@ def serve(address: tuple[str, int], source: Watched) -> Server:
     try:
         return Server(address, source)
     except OSError as error:
+        if address[0] == "::" and error.errno in WITHOUT_IPV6:
+            return serve(("0.0.0.0", address[1]), source)
         raise InfrastructureError(
             f"cannot listen at {address[0]}:{address[1]}: {error.strerror}",
             remedy="Choose another port; 0 takes a free one",
@@ -117,6 +122,12 @@ class _HTTPServer(socketserver.ThreadingTCPServer):
         self._lock = threading.Lock()
         self._open: dict[socket.socket, float] = {}
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """IPv4 comes to "::" too, whatever the machine's default is (`net.ipv6.bindv6only`)."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve it in a thread, or refuse it if all are taken by requests that are young."""

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from types import FrameType
 
 from semires_trainer.ranks import Ranks
-from semires_trainer.signals import EARLY, EXIT_CODES, StopRequested
+from semires_trainer.signals import EARLY, EXIT_CODES
+
+
+class Interrupted(BaseException):
+    """A signal where nothing needs to be saved. No Exception: botocore takes each for a broken connection."""
+
+    saved = "Nothing was being trained yet; start again to go on."
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 class Stop:
@@ -34,15 +44,15 @@ class Stop:
         if self.ranks is not None:
             self.ranks.ask_to_stop(number)
         elif self._interrupts:
-            raise StopRequested(self.exit_code, "Nothing was being trained yet; start again to go on.")
+            raise Interrupted(self.exit_code)
 
     @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Nothing inside needs to be saved: a signal leaves it at once."""
+        """Nothing inside needs to be saved: a signal leaves it at once, by Interrupted."""
         self._interrupts = True
         try:
             if self.number:
-                raise StopRequested(self.exit_code, "Nothing was being trained yet; start again to go on.")
+                raise Interrupted(self.exit_code)
             yield
         finally:
             self._interrupts = False

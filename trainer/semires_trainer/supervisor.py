@@ -8,22 +8,20 @@ Ranks may hang or die at any instruction: progress, uploads and outcome are this
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from semires_trainer import __version__, exposition
 from semires_trainer.config import Resolved, SemiRESJob, training_hash
-from semires_trainer.errors import ConfigError, InfrastructureError, RankLost, RanksHung, SemiresError
+from semires_trainer.errors import RankLost, RanksHung, SemiresError
 from semires_trainer.fetch import localize
 from semires_trainer.identity import claim_output, confirm_output
-from semires_trainer.inputs import local_path, missing_inputs
+from semires_trainer.inputs import missing_inputs
 from semires_trainer.orders import ControlFolder, Orders, attempt_of, is_one_node
 from semires_trainer.outcome import (
     End,
@@ -44,19 +42,20 @@ from semires_trainer.ranks import SHUTDOWN_SECONDS, Ranks
 from semires_trainer.restore import begin_anew_unless, restore
 from semires_trainer.serving import Server, serve
 from semires_trainer.signals import EXIT_CODES, StopRequested
-from semires_trainer.stopping import Stop
+from semires_trainer.stopping import Interrupted, Stop
 from semires_trainer.storage import Storage
+from semires_trainer.storage.failures import explain_os_error
 from semires_trainer.storage.parallel import Cancelled
 from semires_trainer.telemetry import Reporter, ReportFiles, open_reporter
 from semires_trainer.watchdog import Watchdog, watchdog_of
 from semires_trainer.watched import RunWatch
+from semires_trainer.workplace import locked, made, work_field
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
 FINAL_PATIENCE_SECONDS = 1800.0
 """How long a storage that is down is waited for at the end (design: then exit code 150)."""
-CACHE = "SEMIRES_CACHE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +80,15 @@ class Supervision:
 def supervise(given: Supervision) -> dict[str, Any]:
     """Run a job from beginning to end; returns its outcome, whatever it is. Only bugs raise."""
     stop = Stop()
-    try:
-        given.control.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"the folder {given.work} can't be made: {error.strerror}"
-        return refused(given, ConfigError(problem, field="spec.output", remedy="Name a folder that can be written to"))
-    with stop.listening(), locked(given.control) as is_free:
-        if not is_free:
-            problem = f"another run writes to {given.work}"
-            return refused(given, InfrastructureError(problem, field="spec.output", remedy="Wait for it, or end it"))
-        given.control.clear()
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(stop.listening())
+            with made(given.work, field=work_field(given.resolved, given.environment)):
+                given.control.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(given.control, given.work))
+                given.control.clear()
+        except SemiresError as error:
+            return refused(given, error)
         return Supervisor(given, stop).run()
 
 
@@ -99,18 +97,6 @@ def refused(given: Supervision, error: SemiresError) -> dict[str, Any]:
     outcome = outcome_json(attempt_of(given.resolved.name, given.environment), end_of(error))
     write_termination_message(outcome, given.environment)
     return outcome
-
-
-@contextlib.contextmanager
-def locked(control: ControlFolder) -> Iterator[bool]:
-    """Whether this process is the only one that works in the folder. The kernel unlocks it when the process ends."""
-    with (control.path / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 class Supervisor:
@@ -150,10 +136,12 @@ class Supervisor:
             with self.stop.interrupts():
                 self.open_page()
                 orders = self.prepare()
-        except StopRequested as stopped:
+        except (StopRequested, Interrupted) as stopped:
             end = End(exit_code=stopped.exit_code, reason="Stopped", message=stopped.saved)
         except SemiresError as error:
             end = end_of(error)
+        except OSError as error:
+            end = end_of(explain_os_error(error, where=str(self.given.work)))
         if orders is not None:
             end = self.train(orders)
         return self.conclude(end)
@@ -269,7 +257,8 @@ class Supervisor:
         if not is_one_node(self.given.environment) and not self.given.control.rank(0).is_file():
             return None
         report = read_progress(self.given.control.progress).report
-        return self.watchdog.look(beat=report.beat if report else -1, started=bool(report and report.started), now=now)
+        beat = (report.beat, report.last_updated_time) if report else None  # the time moves on a full disk, too
+        return self.watchdog.look(beat=beat, started=bool(report and report.started), now=now)
 
     def start_publishing(self) -> None:
         """Once: on the node where rank 0 is. Which one that is torchrun decides when there are several."""
@@ -324,16 +313,18 @@ class Supervisor:
         write_termination_message(self.outcome(end), self.given.environment)
         if self.publishing is not None:
             self.publishing.share = self.share
+            self.watch.is_publishing = True
             try:
                 self.publishing.finish(
                     lambda: self.publish_rest(end),
                     patience_seconds=FINAL_PATIENCE_SECONDS,
                     is_aborted=lambda: self.stop.is_aborted,
                 )
-            except SemiresError as error:
-                logger.error("The results could not be published: %s", error)
+            except (SemiresError, OSError) as error:
+                failure = explain_os_error(error, where=str(self.given.work)) if isinstance(error, OSError) else error
+                logger.error("The results could not be published: %s", failure)
                 is_answer = end is not None and (end.exit_code not in EXIT_CODES.values() or self.stop.is_aborted)
-                end = end if is_answer else end_of(error)
+                end = end if is_answer else end_of(failure)
         outcome = self.outcome(end)
         write_termination_message(outcome, self.given.environment)
         if self.reporter is not None:
@@ -396,16 +387,3 @@ class Supervisor:
             sys.stderr.flush()
         elif line.strip():
             logger.info("%s", line)
-
-
-def work_folder(resolved: Resolved, cache: Path) -> Path:
-    """The output itself if it is a folder, else one in the cache for this output and what is trained."""
-    if not resolved.output.startswith("s3://"):
-        return local_path(resolved.output)
-    key = hashlib.sha256(f"{resolved.output.rstrip('/')}\n{training_hash(resolved)}".encode()).hexdigest()
-    return cache / "runs" / f"{resolved.name}-{key[:16]}"
-
-
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Where inputs are kept, shared by all runs of this machine."""
-    return Path(environment.get(CACHE) or "~/.cache/semires").expanduser()

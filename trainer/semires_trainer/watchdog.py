@@ -23,9 +23,9 @@ class Watchdog:
     """The same before it: loading and compiling take longer than a step."""
     moved: float = 0.0
     """When the beat moved last."""
-    beat: int = -1
+    beat: object = -1
 
-    def look(self, *, beat: int, started: bool, now: float) -> float | None:
+    def look(self, *, beat: object, started: bool, now: float) -> float | None:
         """Seconds without a beat if they are too many, else None."""
         if beat != self.beat:
             self.beat, self.moved = beat, now

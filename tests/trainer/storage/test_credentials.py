@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import pytest
 
 from semires_trainer.storage import Storage
 from semires_trainer.storage.credentials import REREAD_SECONDS, FolderCredentials
-from semires_trainer.storage.failures import CredentialsMissing
+from semires_trainer.storage.failures import CredentialsMissing, InvalidCredentials
 
 MakeStorage = Callable[..., Storage]
 
@@ -109,3 +110,43 @@ def test_an_expired_token_is_waited_for(
     renewal.start()
 
     assert storage.stat(f"{prefix}/absent") is None
+
+
+def test_keys_that_were_taken_before_and_are_refused_now_are_waited_for(
+    server: Any,
+    servers: ModuleType,
+    make_storage: MakeStorage,
+    make_proxy: Any,
+    faults: ModuleType,
+    prefix: str,
+    credentials: Path,
+) -> None:
+    """The old key is deleted at the server before the changed Secret reaches the pod."""
+    server.add_user("renewed", "renewed-secret", role="admin")
+    is_deleted = threading.Event()
+
+    def refuse_until_renewed(_: Any) -> Any:
+        taken = not is_deleted.is_set() or (credentials / "AWS_ACCESS_KEY_ID").read_text().strip() == "renewed"
+        return None if taken else faults.Answer(status=403, code="InvalidAccessKeyId")
+
+    storage = make_storage(endpoint_url=make_proxy(refuse_until_renewed).url, rotation_seconds=60.0)
+    storage.put_if_absent(f"{prefix}/x", b"1")
+    is_deleted.set()
+    renewal = threading.Timer(
+        0.2, lambda: servers.write_credentials(credentials, access="renewed", secret="renewed-secret")
+    )
+    renewal.start()
+
+    assert storage.read_bytes(f"{prefix}/x").data == b"1"
+
+
+def test_keys_that_are_wrong_at_their_first_use_are_told_at_once(
+    servers: ModuleType, make_storage: MakeStorage, prefix: str, credentials: Path
+) -> None:
+    servers.write_credentials(credentials, access="unknown")
+    began = time.monotonic()
+
+    with pytest.raises(InvalidCredentials):
+        make_storage(rotation_seconds=60.0).stat(f"{prefix}/x")
+
+    assert time.monotonic() - began < 30

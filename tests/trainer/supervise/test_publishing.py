@@ -18,7 +18,7 @@ from semires_trainer.ownership import Superseded
 from semires_trainer.publisher import Publisher
 from semires_trainer.publishing import Publishing
 from semires_trainer.storage import Storage
-from semires_trainer.storage.failures import AccessDenied, StorageUnavailable
+from semires_trainer.storage.failures import AccessDenied, ExpiredToken, InvalidCredentials, StorageUnavailable
 
 MakePublisher = Callable[..., Publisher]
 MakePublishing = Callable[..., Publishing]
@@ -191,13 +191,16 @@ def test_at_the_end_a_storage_that_is_down_is_waited_for(
     assert outputs.numbers(bucket_folder) == [3]
 
 
-def test_what_comes_after_the_checkpoint_is_waited_for_too(make_publishing: MakePublishing) -> None:
+@pytest.mark.parametrize("refusal", [StorageUnavailable, InvalidCredentials, ExpiredToken])
+def test_what_comes_after_the_checkpoint_is_waited_for_too(
+    make_publishing: MakePublishing, refusal: type[SemiresError]
+) -> None:
     tries = []
 
     def last() -> None:
         tries.append(1)
         if len(tries) < 3:
-            raise StorageUnavailable("down")
+            raise refusal("not now")
 
     make_publishing().finish(last, patience_seconds=SECONDS, is_aborted=lambda: False)
 

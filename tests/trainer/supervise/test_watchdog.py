@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from semires_trainer.config import HealthPolicy
+from semires_trainer import launch
+from semires_trainer.config import HealthPolicy, SemiRESJob
 from semires_trainer.errors import ConfigError
+from semires_trainer.progress_file import ProgressReport, replace_text
+from semires_trainer.stopping import Stop
+from semires_trainer.supervisor import Supervisor
 from semires_trainer.watchdog import Watchdog, watchdog_of
 
 
@@ -53,3 +62,21 @@ def test_the_environment_wins_over_the_manifest() -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"SEMIRES_STALLED_SECONDS: '{text}' is no number of seconds"):
         watchdog_of(HealthPolicy(), {"SEMIRES_STALLED_SECONDS": text}, now=0.0)
+
+
+def test_a_report_that_is_only_touched_is_a_beat(job: Callable[..., SemiRESJob], tmp_path: Path) -> None:
+    """Rank 0 goes on, on a full disk."""
+    given = launch.supervision_of(
+        job(output=str(tmp_path)), {}, processes="1", stages=("train",), endpoints={}, port=None
+    )
+    supervisor, began = Supervisor(given, Stop()), datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+    supervisor.watchdog = Watchdog(stalled_seconds=10, startup_seconds=10)
+    given.control.path.mkdir()
+    report = ProgressReport(stage="train", last_updated_time=began, beat=3, started=True)
+    replace_text(given.control.progress, report.to_json(), at=began.timestamp())
+    assert supervisor.silence(0.0) is None
+
+    os.utime(given.control.progress)
+
+    assert supervisor.silence(11.0) is None
+    assert supervisor.silence(22.0) == 11.0

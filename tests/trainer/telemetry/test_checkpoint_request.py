@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from semires_trainer.checkpoint_request import (
     pass_request,
     withdraw_request,
 )
+from semires_trainer.exposition import Attempt
+from semires_trainer.orders import ControlFolder
+from semires_trainer.watched import RunWatch
 
 
 class Clock:
@@ -110,3 +114,51 @@ def test_a_request_that_was_withdrawn_is_none(path: Path) -> None:
     withdraw_request(path)
 
     assert not CheckpointRequest(path).take()
+
+
+@pytest.fixture
+def watch(requests: CheckpointRequests, tmp_path: Path) -> RunWatch:
+    """Its control folder is not there: nothing can be written to it."""
+    attempt = Attempt(job="small", strategy="IOM", began=0.0)
+    return RunWatch(control=ControlFolder(tmp_path / ".run"), attempt=attempt, requests=requests)
+
+
+def test_a_request_that_the_disk_refuses_is_deferred_and_told(
+    watch: RunWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert watch.request_checkpoint() == {"state": "Deferred", "seconds": 60.0}
+
+    assert "A request for a checkpoint can't be passed on; it is tried again." in caplog.text
+
+
+def test_a_deferred_request_that_the_disk_refuses_is_tried_every_minute(watch: RunWatch, clock: Clock) -> None:
+    watch.request_checkpoint()
+    clock.now = 60
+    watch.pass_due_request()
+    assert not watch.control.checkpoint_request.exists()
+
+    watch.control.path.mkdir()
+    clock.now = 119
+    watch.pass_due_request()
+    assert not watch.control.checkpoint_request.exists()
+    clock.now = 120
+    watch.pass_due_request()
+
+    assert watch.control.checkpoint_request.exists()
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0], ids=["behind", "in-step", "ahead"])
+@pytest.mark.parametrize("later", [True, False], ids=["saved-after-it", "saved-before-it"])
+def test_a_checkpoint_saved_after_a_request_answers_it_whatever_the_clock_of_the_disk(
+    watch: RunWatch, clock: Clock, ahead: float, later: bool
+) -> None:
+    watch.control.path.mkdir()
+    watch.request_checkpoint()
+    request = watch.control.checkpoint_request
+    asked = request.stat().st_mtime + ahead
+    os.utime(request, (asked, asked))  # as a server with another clock stamps it
+
+    watch.on_published(asked + 5 if later else asked - 5)
+
+    assert request.exists() is not later
+    assert watch.request_checkpoint()["state"] == ("Deferred" if later else "Pending")

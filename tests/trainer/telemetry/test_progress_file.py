@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import errno
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from semires_trainer.progress_file import METRIC_NAMES, ProgressReport, ProgressSink, read_progress
+from semires_trainer.progress_file import METRIC_NAMES, ProgressReport, ProgressSink, read_progress, replace_text
 from semires_trainer.sinks import NullSink, TeeSink
 from semires_trainer.telemetry import Phase, Reporter, ReportFiles, open_reporter
 
@@ -239,14 +242,15 @@ def test_a_torn_file_is_a_reason_wherever_it_ends(tmp_path: Path, report: Progre
 
 def test_a_report_reads_as_it_was_written(tmp_path: Path, report: ProgressReport) -> None:
     path = tmp_path / "progress.json"
-    path.write_text(report.to_json())
+    replace_text(path, report.to_json(), at=report.last_updated_time.timestamp())
 
     assert read_progress(path) == (report, "")
 
 
 def test_a_later_version_may_say_more(tmp_path: Path, report: ProgressReport) -> None:
     path = tmp_path / "progress.json"
-    path.write_text(json.dumps({**json.loads(report.to_json()), "gpuSeconds": 3}))
+    text = json.dumps({**json.loads(report.to_json()), "gpuSeconds": 3})
+    replace_text(path, text, at=report.last_updated_time.timestamp())
 
     assert read_progress(path).report == report
 
@@ -283,3 +287,39 @@ def test_a_file_that_cannot_be_written_is_said_once_and_does_not_end_the_run(pat
     assert len(told.messages) == 1
     assert "is not written" in told.messages[0]
     assert str(path.parent) in told.messages[0]
+
+
+def test_on_a_full_disk_the_time_of_the_report_still_moves(
+    reporter: Reporter, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written is not known; that rank 0 goes on is."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with reporter.stage("train", 10):
+        hour_ago = time.time() - 3600
+        written = read(path)
+        moment = datetime.datetime.fromtimestamp(hour_ago, datetime.UTC)
+        stale = written.model_copy(update={"last_updated_time": moment})
+        replace_text(path, stale.to_json(), at=hour_ago)
+        clock.now += 60
+        with monkeypatch.context() as full:
+            full.setattr(Path, "write_text", fail)
+            with pytest.raises(OSError, match="No space left"):
+                reporter.advance()
+
+        found = read(path)
+
+    assert found.beat == written.beat
+    assert found.last_updated_time.timestamp() > hour_ago + 3500
+
+
+def test_the_clock_of_the_disk_is_not_asked(reporter: Reporter, path: Path) -> None:
+    """That of a network claim may run ahead; a run that hangs would then be noticed late."""
+    with reporter.stage("train", 10):
+        pass
+
+    found = path.stat()
+    assert found.st_atime_ns == found.st_mtime_ns  # both were set, by rank 0
+    assert abs(found.st_mtime - read(path).last_updated_time.timestamp()) < 0.001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import socket
@@ -256,4 +257,44 @@ def test_it_serves_ipv6_too(source: Source) -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     with serve(("::", 0), source) as running:
+        assert ask(running, "GET", "/metrics").status == 200
+
+
+def test_it_serves_ipv4_where_the_machine_keeps_both_apart(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+
+    class Apart(socket.socket):
+        """As with net.ipv6.bindv6only=1."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            if self.family == socket.AF_INET6:
+                self.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", Apart)
+        running = serve(("::", 0), source)
+    with running:
+        assert ask(running, "GET", "/metrics").status == 200
+
+
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(errno.EAFNOSUPPORT, id="ipv6-disabled"), pytest.param(errno.EADDRNOTAVAIL, id="no-ipv6-address")],
+)
+def test_it_serves_ipv4_where_there_is_no_ipv6(source: Source, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    class Without(socket.socket):
+        """As on a machine without IPv6."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            if self.family == socket.AF_INET6:
+                self.close()
+                raise OSError(number, "no IPv6")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", Without)
+        running = serve(("::", 0), source)
+    with running:
         assert ask(running, "GET", "/metrics").status == 200

@@ -21,8 +21,8 @@ from semires_trainer.preflight.findings import Findings, hearing_warnings, with_
 from semires_trainer.schedule import check_batches
 from semires_trainer.signals import EARLY, StopFlag, stop_on_signals
 from semires_trainer.storage import Storage, StorageSettings
-from semires_trainer.supervisor import cache_folder
 from semires_trainer.telemetry import open_reporter
+from semires_trainer.workplace import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -85,7 +85,7 @@ class S3:
             self.check_stop()
             version = self.credentials.version if self.credentials else 0
             try:
-                return action()
+                answer = action()
             except (BotoCoreError, ClientError, OSError, RecursionError, StorageUnavailable) as error:
                 failure = explain(error, uri=uri, endpoint=self.client.meta.endpoint_url)
                 if progress() != reached:
@@ -96,6 +96,10 @@ class S3:
                 if not pause.wait(failure):
                     raise failure from error
                 logger.debug("Trying again: %s", failure)
+            else:
+                if self.credentials:
+                    self.credentials.note_success(version)
+                return answer
 
     def _wait(self, stop: threading.Event, seconds: float) -> None:
         """Pause; Cancelled as soon as nobody needs the call any more."""
@@ -105,11 +109,13 @@ class S3:
             self.check_stop(stop)
 
     def _renewed(self, failure: SemiresError, version: int, sleep: Callable[[float], None]) -> bool:
-        """Whether the folder holds other credentials than those refused; expired ones are waited for."""
+        """Whether the folder holds other credentials than those refused. They are waited for where those were good
+        once: expired, or replaced at the server before the Secret's new content has reached this pod.
+        """
         if self.credentials is None or not isinstance(failure, ExpiredToken | InvalidCredentials):
             return False
-        patience = self.settings.rotation_seconds if isinstance(failure, ExpiredToken) else 0.0
-        deadline = time.monotonic() + patience
+        were_good = isinstance(failure, ExpiredToken) or self.credentials.has_succeeded(version)
+        deadline = time.monotonic() + (self.settings.rotation_seconds if were_good else 0.0)
         while self.credentials.reload() == version:
             if time.monotonic() >= deadline:
                 return False

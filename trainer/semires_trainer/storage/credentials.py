@@ -53,6 +53,7 @@ class FolderCredentials(Credentials):  # type: ignore[misc]  # botocore has no t
         self._current = read_credentials(folder)
         self._read_at = clock()
         self.version = 0
+        self._succeeded = -1
         super().__init__(*self._current[:3], method="semires-folder")
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
@@ -60,6 +61,14 @@ class FolderCredentials(Credentials):  # type: ignore[misc]  # botocore has no t
         if self._clock() - self._read_at >= REREAD_SECONDS:
             self.reload()
         return self._current
+
+    def note_success(self, version: int) -> None:
+        """A server has taken this version."""
+        self._succeeded = max(self._succeeded, version)
+
+    def has_succeeded(self, version: int) -> bool:
+        """Whether a server has taken this version before."""
+        return self._succeeded == version
 
     def reload(self) -> int:
         """Read the files again and return the version, which grows when they changed; a file that is briefly

@@ -38,8 +38,9 @@ class StorageSettings:
     """Longest silence of the server."""
     patience_seconds: float = 300.0
     """Time without any progress after which a service that fails or is silent is given up."""
-    rotation_seconds: float = 60.0
-    """How long new credentials are waited for when those in the folder have expired."""
+    rotation_seconds: float = 180.0
+    """How long new credentials are waited for when those in the folder have expired, or are refused after they were
+    taken: the kubelet brings a changed Secret within one to two minutes."""
 
     def __post_init__(self) -> None:
         if self.endpoint_url:
