@@ -156,7 +156,7 @@ PUBLISHED: Document = {
         "patience": 3,
         "optimizedTextLayers": 6,
         "trainEmbeddings": True,
-        "device": "CUDA",
+        "device": "CPU",
         "precision": "FP32",
         "compile": True,
         "channelsLast": True,
