@@ -20,11 +20,14 @@ MOST_IDLE_BYTES = 110 * MIB
 ALL_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 FOR_OTHER_CLUSTERS = {
     ("semires.dev", "semiresjobs", "delete"),
+    ("batch", "jobs", "delete"),
+    ("batch", "jobs", "get"),
     ("", "nodes", "get"),
     ("kueue.x-k8s.io", "workloads", "list"),
     ("kueue.x-k8s.io", "workloads", "watch"),
 }
-"""Rights that none of these stories needs: ttlSecondsAfterFinished, a lost node, Kueue. Those of tests/operator do."""
+"""Rights that none of these stories needs: ttlSecondsAfterFinished, a stop in the check, a name that is taken, a lost
+node, Kueue. Those of tests/operator do."""
 
 
 def test_the_operator_needs_little_memory(world: World, pair: Pair, say: Say) -> None:
