@@ -39,6 +39,10 @@ USER 10001:10001
 
 FROM common AS full
 # `training.compile: true` compiles C while it runs: Triton its launchers, Inductor its kernels for the CPU.
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+# Python's headers are in Docker's own images, not in a distribution's Python.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ gcc libc6-dev \
+        $(test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || echo python3-dev) \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/semires /opt/semires
 USER 10001:10001
