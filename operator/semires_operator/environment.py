@@ -62,7 +62,7 @@ def _variables(launch: Launch, values: dict[str, str]) -> list[dict[str, Any]]:
 
 def _told(launch: Launch) -> dict[str, str]:
     """What a trainer is told of its job."""
-    document, endpoint, storage = launch.document(), launch.endpoint, launch.job.spec.storage
+    document, endpoint, storage = launch.document, launch.endpoint, launch.job.spec.storage
     told = {
         "SEMIRES_DOCUMENT": document.text,
         "SEMIRES_DOCUMENT_SHA256": document.sha256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from semires_operator.document import Document, document_of
 from semires_operator.endpoints import AWS, Endpoint
@@ -12,7 +13,7 @@ from semires_operator.status import Preflight
 from semires_trainer.config import Resources, SemiRESJob, Spec
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Launch:
     """An attempt of a job. The same values give the same bodies, byte for byte."""
 
@@ -48,6 +49,7 @@ class Launch:
         """One a GPU. Without GPUs one: it uses all CPUs of its pod, and any batch can be dealt to it."""
         return self.resources.gpus_per_node or 1
 
+    @cached_property
     def document(self) -> Document:
         """What the trainer reads. ConfigError if it is too long."""
         return document_of(self.job, micro_batch=self.micro_batch)
@@ -58,7 +60,7 @@ class Launch:
 
     def annotations(self) -> dict[str, str]:
         """Of a child and of its pods. ConfigError if the document is too long."""
-        return {DOCUMENT_ANNOTATION: self.document().sha256}
+        return {DOCUMENT_ANNOTATION: self.document.sha256}
 
     def owner(self) -> dict[str, object]:
         """The SemiRESJob as controller. It does not block the owner's deletion."""

@@ -74,8 +74,8 @@ def preflight_template(launch: Launch, settings: Settings) -> dict[str, Any]:
     runs, and the operator ends one that hangs. It leaves the cache's claim alone, unless something that it looks at
     lies there: a claim is often bound where its first pod runs, and that may be a zone without GPUs.
     """
-    preflight, document = launch.job.spec.preflight, launch.document()
-    claim = launch.job.spec.cache.claim if f"{CACHE}/" in document.text else None
+    preflight = launch.job.spec.preflight
+    claim = launch.job.spec.cache.claim if f"{CACHE}/" in launch.document.text else None
     volumes = volumes_of(launch, cache=cache_volume(claim, size=PREFLIGHT_BYTES), shm=None)
     amount = {"cpu": preflight.cpu, "memory": preflight.memory}
     container = _container(launch, settings, volumes) | {

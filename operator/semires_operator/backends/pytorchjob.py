@@ -44,9 +44,7 @@ class PyTorchJobs:
                 "maxRestarts": 0,
                 "rdzvBackend": "c10d",
                 "rdzvId": name,
-                "rdzvConf": [
-                    {"key": key, "value": str(RENDEZVOUS_SECONDS)} for key in ("read_timeout", "join_timeout")
-                ],
+                "rdzvConf": [{"key": key, "value": str(RENDEZVOUS_SECONDS)} for key in RENDEZVOUS_TIMEOUTS],
             }
         return {
             "apiVersion": self.path,

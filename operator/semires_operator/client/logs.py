@@ -221,11 +221,10 @@ class PodLog:
     def _answers(self) -> bool:
         """Whether the API server answers, whatever it says of the pod."""
         try:
-            self._look_again()
+            with contextlib.suppress(NotFound):  # the next pass finds out too
+                self._look_again()
         except Unreachable:
             return False
-        except NotFound:
-            return True  # the next pass finds out too
         return True
 
     def _look_again(self) -> None:
